@@ -1,0 +1,95 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// The command line of TinyTorch in Rust: build a machine-learning framework, module by module.
+#[derive(Parser, Debug)]
+#[command(name = "tito", version, about, disable_help_subcommand = true)]
+#[command(after_help = "Modules are named by number, by name or both: 15, quantization, 15_quantization.\n\
+    Exit codes: 0 good, 1 work left or a check failed, 2 wrong usage, 3 the environment is broken.")]
+pub struct Arguments {
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The course's folder; without it, the nearest one at or above the current folder.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Where am I: modules, exercises done, the next step.
+    Status,
+    /// The twenty modules of the course.
+    List,
+    /// Begin a module: what it is about, the file to open, the first exercise.
+    Start {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+    },
+    /// The next hint for an exercise, from a nudge to nearly the answer.
+    Hint {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// 15.3, 3 or the name of its function; without it, the next unfinished exercise.
+        exercise: Option<String>,
+        /// Begin again with the first hint.
+        #[arg(long)]
+        again: bool,
+    },
+    /// Run the experiments of a module on real data.
+    Lab {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// Passed on to the lab.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Fresh exercises; your files are kept and `undo` brings them back.
+    Reset {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// Only the file of this exercise, only this exercise's part of it.
+        exercise: Option<String>,
+    },
+    /// Take back the last export, reset or undo.
+    Undo {
+        /// The number of an older change, as `--list` shows it.
+        change: Option<u64>,
+        /// Show the changes that can be taken back.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Make the bundle an instructor collects.
+    Submit {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// Where to write it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Is this machine ready?
+    Doctor,
+    /// For maintainers of the course.
+    #[command(subcommand)]
+    Dev(Dev),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Dev {
+    /// Generate the students' files from the library.
+    Stubs {
+        /// Only say whether they are up to date, and show what differs.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+/// Reads the arguments; a wrong one ends the program with exit code 2.
+pub fn parse() -> Arguments {
+    Arguments::parse()
+}

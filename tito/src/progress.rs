@@ -1,0 +1,107 @@
+//! How far a student is in a module: which holes still wait, and where the next one is.
+
+use anyhow::Result;
+
+use crate::failure::Failure;
+use crate::manifest::Exercise;
+use crate::markers::Marked;
+use crate::receipt::Receipt;
+use crate::ui;
+use crate::workspace::{Module, SourceFile, line_of_item};
+
+/// An exercise and what its file says about it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The exercise.
+    pub exercise: Exercise,
+    /// Tags of its holes that still wait.
+    pub waiting: Vec<String>,
+    /// `modules/15_quantization/quantize.rs:31`: the first hole that waits, or the item.
+    pub place: String,
+}
+
+impl Standing {
+    /// True if no hole of it waits.
+    pub fn is_written(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Every exercise of a module, in the order of the lesson.
+///
+/// # Errors
+///
+/// Work left, if the markers of a file were damaged: file and line.
+pub fn standings(module: &Module, files: &[SourceFile]) -> Result<Vec<Standing>> {
+    let mut all: Vec<Standing> = Vec::new();
+    for exercise in &module.manifest.exercises {
+        let mut waiting = Vec::new();
+        let mut place = None;
+        for file in files {
+            let marked = parse(file)?;
+            for hole in marked.holes() {
+                let belongs = crate::manifest::exercise_id(hole.tag) == exercise.id;
+                if belongs && marked.is_unfinished(hole) {
+                    place.get_or_insert(format!("{}:{}", file.shown, hole.line()));
+                    waiting.push(hole.tag.to_owned());
+                }
+            }
+        }
+        let place = place.unwrap_or_else(|| place_of(module, files, &exercise.file, &exercise.item));
+        all.push(Standing {
+            exercise: exercise.clone(),
+            waiting,
+            place,
+        });
+    }
+    Ok(all)
+}
+
+/// Cuts a file of the student's at its markers.
+///
+/// # Errors
+///
+/// Work left: file, line and how to get the file back.
+pub fn parse(file: &SourceFile) -> Result<Marked<'_>> {
+    Ok(Marked::parse(&file.text).map_err(|error| {
+        Failure::work(format!("{}:{}: {}", file.shown, error.line, error.what)).help(format!(
+            "put the marker lines back as they were ({} shows a fresh file), or take back your last change in the editor",
+            ui::advice("reset")
+        ))
+    })?)
+}
+
+/// File and line of an item of the student's.
+pub fn place_of(module: &Module, files: &[SourceFile], file: &str, item: &str) -> String {
+    let line = files
+        .iter()
+        .find(|known| known.name == file)
+        .and_then(|known| line_of_item(&known.text, item));
+    match line {
+        Some(line) => format!("{}:{line}", module.shown(file)),
+        None => module.shown(file),
+    }
+}
+
+/// The exercise to do next: the first, bonus last, that waits or did not earn all its points in a test of just these files.
+pub fn next<'a>(
+    standings: &'a [Standing],
+    receipt: Option<&Receipt>,
+    files: &[SourceFile],
+) -> Option<&'a Standing> {
+    let receipt = receipt.filter(|receipt| receipt.is_current(files));
+    let open = |standing: &&Standing| {
+        !standing.is_written()
+            || receipt.is_some_and(|receipt| {
+                let earned = receipt.exercises.get(&standing.exercise.id);
+                earned.is_some_and(|earned| !earned.is_full())
+            })
+    };
+    let with = |bonus: bool| {
+        standings
+            .iter()
+            .filter(move |standing| standing.exercise.bonus == bonus)
+            .find(open)
+    };
+    with(false).or_else(|| with(true))
+}
