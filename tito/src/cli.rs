@@ -7,8 +7,10 @@ use clap::{Parser, Subcommand};
 /// The command line of TinyTorch in Rust: build a machine-learning framework, module by module.
 #[derive(Parser, Debug)]
 #[command(name = "tito", version, about, disable_help_subcommand = true)]
-#[command(after_help = "Modules are named by number, by name or both: 15, quantization, 15_quantization.\n\
-    Exit codes: 0 good, 1 work left or a check failed, 2 wrong usage, 3 the environment is broken.")]
+#[command(
+    after_help = "Modules are named by number, by name or both: 15, quantization, 15_quantization.\n\
+    Exit codes: 0 good, 1 work left or a check failed, 2 wrong usage, 3 the environment is broken."
+)]
 pub struct Arguments {
     /// Print one JSON document instead of text.
     #[arg(long, global = true)]

@@ -40,7 +40,11 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {
                     let who = std::fs::read_to_string(&owner).unwrap_or_default();
                     let who = who.trim();
-                    let who = if who.is_empty() { "another process" } else { who };
+                    let who = if who.is_empty() {
+                        "another process"
+                    } else {
+                        who
+                    };
                     return Err(Failure::environment(format!(
                         "another tito is changing files here: {who}"
                     ))

@@ -193,11 +193,7 @@ impl Manifest {
             }
         }
         for file in &self.files {
-            if !self
-                .exercises
-                .iter()
-                .any(|exercise| &exercise.file == file)
-            {
+            if !self.exercises.iter().any(|exercise| &exercise.file == file) {
                 problems.push(format!("{file} is listed but holds no exercise"));
             }
         }
@@ -278,7 +274,13 @@ mod tests {
     #[test]
     fn an_exercise_is_found_by_id_number_hole_and_function() {
         let manifest = manifest();
-        for typed in ["15.8", "8", "15.8c", "QLinear::memory_bytes", "memory_bytes"] {
+        for typed in [
+            "15.8",
+            "8",
+            "15.8c",
+            "QLinear::memory_bytes",
+            "memory_bytes",
+        ] {
             let found = manifest.exercise(typed).expect(typed);
             assert_eq!(found.id, "15.8", "{typed}");
         }
@@ -301,7 +303,10 @@ mod tests {
     #[test]
     fn names_far_from_all_known_ones_suggest_nothing() {
         let known = || ["quantization".to_owned(), "tensor".to_owned()];
-        assert_eq!(nearest("quantisation", known()).as_deref(), Some("quantization"));
+        assert_eq!(
+            nearest("quantisation", known()).as_deref(),
+            Some("quantization")
+        );
         assert_eq!(nearest("xyz", known()), None);
     }
 }

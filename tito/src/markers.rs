@@ -255,7 +255,11 @@ impl X {
             ("x\n// END SOLUTION\n", 2, "without"),
             ("// BEGIN SOLUTION 1.1\n", 1, "never ends"),
             ("// BEGIN SOLUTION\n// END SOLUTION\n", 1, "which exercise"),
-            ("// BEGIN SOLUTION 1.1\n// BEGIN SOLUTION 1.2\n", 2, "has not ended"),
+            (
+                "// BEGIN SOLUTION 1.1\n// BEGIN SOLUTION 1.2\n",
+                2,
+                "has not ended",
+            ),
             (
                 "// BEGIN SOLUTION 1.1\n// END SOLUTION\n// BEGIN SOLUTION 1.1\n// END SOLUTION\n",
                 3,

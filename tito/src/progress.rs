@@ -47,7 +47,8 @@ pub fn standings(module: &Module, files: &[SourceFile]) -> Result<Vec<Standing>>
                 }
             }
         }
-        let place = place.unwrap_or_else(|| place_of(module, files, &exercise.file, &exercise.item));
+        let place =
+            place.unwrap_or_else(|| place_of(module, files, &exercise.file, &exercise.item));
         all.push(Standing {
             exercise: exercise.clone(),
             waiting,

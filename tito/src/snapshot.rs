@@ -135,8 +135,9 @@ impl Store {
             return Err(cannot_write(&self.state, &error).into());
         }
         if let Err((path, error)) = self.rename_all(&transaction) {
-            self.roll_back(&transaction)
-                .context("the change failed, and so did taking it back; the next tito will try again")?;
+            self.roll_back(&transaction).context(
+                "the change failed, and so did taking it back; the next tito will try again",
+            )?;
             return Err(cannot_write(&self.root.join(path), &error).into());
         }
         self.conclude(&transaction)
@@ -165,7 +166,11 @@ impl Store {
             if now == file.after {
                 done.push(file.clone());
             } else if now == file.before {
-                let content = file.after.as_deref().map(|hash| self.get(hash)).transpose()?;
+                let content = file
+                    .after
+                    .as_deref()
+                    .map(|hash| self.get(hash))
+                    .transpose()?;
                 self.put_in_place(&file.path, content.as_deref())
                     .map_err(|error| cannot_write(&self.root.join(&file.path), &error))?;
                 done.push(file.clone());
@@ -207,7 +212,11 @@ impl Store {
             .map(|file| {
                 Ok(Change {
                     path: file.path.clone(),
-                    content: file.before.as_deref().map(|hash| self.get(hash)).transpose()?,
+                    content: file
+                        .before
+                        .as_deref()
+                        .map(|hash| self.get(hash))
+                        .transpose()?,
                 })
             })
             .collect()
@@ -220,8 +229,9 @@ impl Store {
     /// An environment error if it is missing or no longer has that hash.
     pub fn get(&self, wanted: &str) -> Result<Vec<u8>> {
         let path = self.object(wanted);
-        let content = fs::read(&path)
-            .map_err(|error| Failure::environment(format!("cannot read {}: {error}", path.display())))?;
+        let content = fs::read(&path).map_err(|error| {
+            Failure::environment(format!("cannot read {}: {error}", path.display()))
+        })?;
         if hash(&content) != wanted {
             return Err(Failure::environment(format!("{} is damaged", path.display())).into());
         }
@@ -262,8 +272,7 @@ impl Store {
         for (index, file) in transaction.files.iter().enumerate() {
             let path = self.root.join(&file.path);
             let done = fault::step().and_then(|()| match &file.after {
-                Some(_) => make_parent(&path)
-                    .and_then(|()| fs::rename(self.staged(index), &path)),
+                Some(_) => make_parent(&path).and_then(|()| fs::rename(self.staged(index), &path)),
                 None => fs::remove_file(&path),
             });
             done.map_err(|error| (file.path.clone(), error))?;
@@ -275,7 +284,11 @@ impl Store {
     fn roll_back(&self, transaction: &Transaction) -> Result<()> {
         for file in &transaction.files {
             if self.hash_of(&file.path)? != file.before {
-                let content = file.before.as_deref().map(|hash| self.get(hash)).transpose()?;
+                let content = file
+                    .before
+                    .as_deref()
+                    .map(|hash| self.get(hash))
+                    .transpose()?;
                 self.put_in_place(&file.path, content.as_deref())?;
             }
         }
@@ -325,9 +338,7 @@ impl Store {
         match fs::read(self.root.join(path)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(Failure::environment(format!("cannot read {path}: {error}")).into())
-            }
+            Err(error) => Err(Failure::environment(format!("cannot read {path}: {error}")).into()),
         }
     }
 
@@ -421,8 +432,9 @@ fn sync_parent(path: &Path) {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path)
-        .map_err(|error| Failure::environment(format!("cannot read {}: {error}", path.display())))?;
+    let text = fs::read(path).map_err(|error| {
+        Failure::environment(format!("cannot read {}: {error}", path.display()))
+    })?;
     let value = serde_json::from_slice(&text)
         .map_err(|error| Failure::environment(format!("{} is damaged: {error}", path.display())))?;
     Ok(value)

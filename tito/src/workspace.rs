@@ -69,7 +69,9 @@ impl Workspace {
                             "no course at or above {}: looked for {COURSE}",
                             here.display()
                         ))
-                        .help("go to the folder you cloned, or name it: tito --workspace DIR status")
+                        .help(
+                            "go to the folder you cloned, or name it: tito --workspace DIR status",
+                        )
                     })?
             }
         };
@@ -239,7 +241,9 @@ pub fn line_of_item(text: &str, item: &str) -> Option<usize> {
     for (index, line) in text.lines().enumerate() {
         let code = line.trim_start();
         if let Some(owner) = owner
-            && (code.starts_with("impl") || code.starts_with("trait") || code.starts_with("pub trait"))
+            && (code.starts_with("impl")
+                || code.starts_with("trait")
+                || code.starts_with("pub trait"))
         {
             let header = code.split('{').next().unwrap_or(code);
             let owner_named = header

@@ -68,7 +68,9 @@ pub fn run(context: &Context) -> Result<Outcome> {
     findings.extend(room(root));
     findings.push(offline(root));
     findings.push(processor());
-    let broken = findings.iter().any(|finding| finding.state == State::Broken);
+    let broken = findings
+        .iter()
+        .any(|finding| finding.state == State::Broken);
     if context.json {
         ui::print_json(&json!({ "ready": !broken, "findings": findings }));
     } else {
@@ -94,14 +96,23 @@ pub fn run(context: &Context) -> Result<Outcome> {
             format!("\n{} {}", paint(STRONG, "Ready."), ui::advice("status"))
         });
     }
-    Ok(if broken { Outcome::Code(3) } else { Outcome::Good })
+    Ok(if broken {
+        Outcome::Code(3)
+    } else {
+        Outcome::Good
+    })
 }
 
 fn compiler(root: &Path) -> Finding {
     let what = "compiler";
     let wanted = wanted_version(root);
     let Some(text) = output(root, "rustc", &["--version"]) else {
-        return wrong(what, State::Broken, "rustc is not there", "rustup toolchain install stable");
+        return wrong(
+            what,
+            State::Broken,
+            "rustc is not there",
+            "rustup toolchain install stable",
+        );
     };
     match (version(&text), wanted) {
         (Some(found), Some(wanted)) if found < wanted => wrong(
@@ -117,14 +128,24 @@ fn compiler(root: &Path) -> Finding {
 fn cargo(root: &Path) -> Finding {
     match output(root, &super::cargo().to_string_lossy(), &["--version"]) {
         Some(text) => good("cargo", text),
-        None => wrong("cargo", State::Broken, "cargo is not there", "rustup toolchain install stable"),
+        None => wrong(
+            "cargo",
+            State::Broken,
+            "cargo is not there",
+            "rustup toolchain install stable",
+        ),
     }
 }
 
 fn formatter(root: &Path) -> Finding {
     match output(root, "rustfmt", &["--version"]) {
         Some(text) => good("formatter", text),
-        None => wrong("formatter", State::Advice, "rustfmt is not there", "rustup component add rustfmt"),
+        None => wrong(
+            "formatter",
+            State::Advice,
+            "rustfmt is not there",
+            "rustup component add rustfmt",
+        ),
     }
 }
 
@@ -206,7 +227,10 @@ fn processor() -> Finding {
     } else {
         features.join(" ")
     };
-    good("processor", format!("{}, {features}", ui::count(threads, "thread")))
+    good(
+        "processor",
+        format!("{}, {features}", ui::count(threads, "thread")),
+    )
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -280,7 +304,10 @@ mod tests {
 
     #[test]
     fn a_version_is_its_first_two_numbers() {
-        assert_eq!(version("rustc 1.95.0 (59807616e 2026-04-14)"), Some((1, 95)));
+        assert_eq!(
+            version("rustc 1.95.0 (59807616e 2026-04-14)"),
+            Some((1, 95))
+        );
         assert_eq!(version("rustc 1.95"), Some((1, 95)));
         assert_eq!(version("rustc"), None);
     }

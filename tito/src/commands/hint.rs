@@ -18,7 +18,12 @@ use crate::ui::{self, CODE, FAINT, STRONG, paint};
 /// # Errors
 ///
 /// Those of finding module and exercise; an environment error if what was shown cannot be remembered.
-pub fn run(context: &Context, module: &str, exercise: Option<&str>, again: bool) -> Result<Outcome> {
+pub fn run(
+    context: &Context,
+    module: &str,
+    exercise: Option<&str>,
+    again: bool,
+) -> Result<Outcome> {
     let module = context.workspace.module(module)?;
     let files = module.student_files()?;
     let standings = progress::standings(&module, &files)?;
@@ -26,23 +31,36 @@ pub fn run(context: &Context, module: &str, exercise: Option<&str>, again: bool)
     let standing = match exercise {
         Some(typed) => {
             let wanted = module.manifest.exercise(typed)?;
-            standings.iter().find(|standing| standing.exercise.id == wanted.id)
+            standings
+                .iter()
+                .find(|standing| standing.exercise.id == wanted.id)
         }
         None => progress::next(&standings, receipt.as_ref(), &files),
     };
     let number = module.manifest.number;
     let Some(standing) = standing else {
-        return Err(Failure::usage("every exercise is written; of which do you want hints?")
-            .help(ui::advice(&format!("hint {number} {number}.1")))
-            .into());
+        return Err(
+            Failure::usage("every exercise is written; of which do you want hints?")
+                .help(ui::advice(&format!("hint {number} {number}.1")))
+                .into(),
+        );
     };
     let exercise = &standing.exercise;
 
-    let path = context.workspace.state().join("hints").join(format!("{number:02}.json"));
+    let path = context
+        .workspace
+        .state()
+        .join("hints")
+        .join(format!("{number:02}.json"));
     let lock = Lock::take(&context.workspace.state())?;
     let remembered = std::fs::read(&path).unwrap_or_default();
-    let mut shown: BTreeMap<String, usize> = serde_json::from_slice(&remembered).unwrap_or_default();
-    let seen = if again { 0 } else { shown.get(&exercise.id).copied().unwrap_or(0) };
+    let mut shown: BTreeMap<String, usize> =
+        serde_json::from_slice(&remembered).unwrap_or_default();
+    let seen = if again {
+        0
+    } else {
+        shown.get(&exercise.id).copied().unwrap_or(0)
+    };
     let now = (seen + 1).min(exercise.hints.len());
     shown.insert(exercise.id.clone(), now);
     write_atomically(&path, &serde_json::to_vec_pretty(&shown)?)
@@ -73,14 +91,21 @@ pub fn run(context: &Context, module: &str, exercise: Option<&str>, again: bool)
     ));
     for (index, hint) in hints.iter().enumerate() {
         let text = ui::fold(&format!("{}. {hint}", index + 1), 2, 96);
-        ui::say(if index + 1 == now { text } else { paint(FAINT, text) });
+        ui::say(if index + 1 == now {
+            text
+        } else {
+            paint(FAINT, text)
+        });
     }
     match exercise.hints.len() - now {
         0 => ui::say(paint(
             FAINT,
             "  That was the last one; the worked example above the function is the next place to look.",
         )),
-        left => ui::say(paint(FAINT, format!("  ({} left)", ui::count(left, "hint")))),
+        left => ui::say(paint(
+            FAINT,
+            format!("  ({} left)", ui::count(left, "hint")),
+        )),
     }
     Ok(Outcome::Good)
 }

@@ -20,7 +20,16 @@ pub fn run(context: &Context, module: &str, arguments: &[String]) -> Result<Outc
     };
     let mut command = Command::new(super::cargo());
     command
-        .args(["run", "--release", "--quiet", "-p", "tinytorch-labs", "--bin", lab, "--"])
+        .args([
+            "run",
+            "--release",
+            "--quiet",
+            "-p",
+            "tinytorch-labs",
+            "--bin",
+            lab,
+            "--",
+        ])
         .args(arguments)
         .current_dir(&context.workspace.root);
     if context.json {

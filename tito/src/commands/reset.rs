@@ -23,7 +23,10 @@ pub fn run(context: &Context, module: &str, exercise: Option<&str>) -> Result<Ou
     let (label, changes) = match exercise {
         Some(typed) => {
             let id = module.manifest.exercise(typed)?.id.clone();
-            (format!("reset {} {id}", module.name), one_exercise(&module, &id)?)
+            (
+                format!("reset {} {id}", module.name),
+                one_exercise(&module, &id)?,
+            )
         }
         None => (format!("reset {}", module.name), whole_module(&module)?),
     };

@@ -55,13 +55,25 @@ pub fn run(context: &Context, module: &str) -> Result<Outcome> {
         }));
         return Ok(Outcome::Good);
     }
-    ui::say(format!("{}  {}\n", paint(STRONG, &module.name), module.manifest.title));
+    ui::say(format!(
+        "{}  {}\n",
+        paint(STRONG, &module.name),
+        module.manifest.title
+    ));
     if let Some(lesson) = lesson {
         ui::say(opening(&lesson));
-        ui::say(format!("\n{} {}", paint(FAINT, "The whole lesson:"), paint(CODE, &about)));
+        ui::say(format!(
+            "\n{} {}",
+            paint(FAINT, "The whole lesson:"),
+            paint(CODE, &about)
+        ));
     }
     if !prerequisites.is_empty() {
-        ui::say(format!("{} {}", paint(FAINT, "Builds on:"), prerequisites.join(", ")));
+        ui::say(format!(
+            "{} {}",
+            paint(FAINT, "Builds on:"),
+            prerequisites.join(", ")
+        ));
     }
     ui::say(format!(
         "{} {}",

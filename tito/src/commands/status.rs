@@ -33,7 +33,13 @@ pub fn run(context: &Context) -> Result<Outcome> {
         let standings = progress::standings(&module, &files)?;
         let receipt = Receipt::load(&context.workspace, &module);
         if context.json {
-            documents.push(document(context, &module, &files, &standings, receipt.as_ref())?);
+            documents.push(document(
+                context,
+                &module,
+                &files,
+                &standings,
+                receipt.as_ref(),
+            )?);
         } else {
             describe(context, &module, &files, &standings, receipt.as_ref())?;
         }
@@ -51,9 +57,20 @@ fn describe(
     standings: &[Standing],
     receipt: Option<&Receipt>,
 ) -> Result<()> {
-    let done = standings.iter().filter(|standing| standing.is_written()).count();
-    ui::say(format!("\n{}  {}", paint(STRONG, &module.name), module.manifest.title));
-    ui::say(format!("  {} of {} exercises written", done, standings.len()));
+    let done = standings
+        .iter()
+        .filter(|standing| standing.is_written())
+        .count();
+    ui::say(format!(
+        "\n{}  {}",
+        paint(STRONG, &module.name),
+        module.manifest.title
+    ));
+    ui::say(format!(
+        "  {} of {} exercises written",
+        done,
+        standings.len()
+    ));
     match receipt {
         None => ui::say("  not tested yet"),
         Some(receipt) => {
@@ -127,8 +144,7 @@ fn document(
     let exercises: Vec<Value> = standings
         .iter()
         .map(|standing| {
-            let earned =
-                receipt.and_then(|receipt| receipt.exercises.get(&standing.exercise.id));
+            let earned = receipt.and_then(|receipt| receipt.exercises.get(&standing.exercise.id));
             json!({
                 "id": standing.exercise.id,
                 "title": standing.exercise.title,

@@ -26,8 +26,8 @@ pub fn run(context: &Context, module: &str, out: Option<&Path>) -> Result<Outcom
     let module = context.workspace.module(module)?;
     let files = module.student_files()?;
     let standings = progress::standings(&module, &files)?;
-    let receipt = Receipt::load(&context.workspace, &module)
-        .filter(|receipt| receipt.is_current(&files));
+    let receipt =
+        Receipt::load(&context.workspace, &module).filter(|receipt| receipt.is_current(&files));
 
     let mut contents: Vec<(String, Vec<u8>)> = files
         .into_iter()
@@ -95,7 +95,11 @@ pub fn run(context: &Context, module: &str, out: Option<&Path>) -> Result<Outcom
         )),
     }
     if !waiting.is_empty() {
-        ui::say(format!("{} {}", paint(FAINT, "Unfinished:"), waiting.join(", ")));
+        ui::say(format!(
+            "{} {}",
+            paint(FAINT, "Unfinished:"),
+            waiting.join(", ")
+        ));
     }
     Ok(Outcome::Good)
 }
@@ -111,5 +115,8 @@ fn zip(folder: &str, contents: &[(String, Vec<u8>)], manifest: &[u8]) -> Result<
             .and_then(|()| Ok(archive.write_all(content)?))
             .with_context(|| format!("cannot pack {name}"))?;
     }
-    Ok(archive.finish().context("cannot finish the bundle")?.into_inner())
+    Ok(archive
+        .finish()
+        .context("cannot finish the bundle")?
+        .into_inner())
 }

@@ -35,7 +35,9 @@ pub fn run(context: &Context, change: Option<u64>, list: bool) -> Result<Outcome
     let lock = Lock::take(&context.workspace.state())?;
     let edited = edited_since(context, past)?;
     let label = format!("undo {} ({})", past.id, past.label);
-    let done = context.store.apply(&lock, &label, &context.store.reverse(past)?)?;
+    let done = context
+        .store
+        .apply(&lock, &label, &context.store.reverse(past)?)?;
     let paths: Vec<&str> = past.files.iter().map(|file| file.path.as_str()).collect();
     if context.json {
         ui::print_json(&json!({
@@ -47,7 +49,10 @@ pub fn run(context: &Context, change: Option<u64>, list: bool) -> Result<Outcome
         return Ok(Outcome::Good);
     }
     if done.is_none() {
-        ui::say(format!("`{}` is already taken back: nothing to do.", past.label));
+        ui::say(format!(
+            "`{}` is already taken back: nothing to do.",
+            past.label
+        ));
         return Ok(Outcome::Good);
     }
     ui::say(format!("Took back `{}`:", paint(STRONG, &past.label)));
@@ -55,7 +60,9 @@ pub fn run(context: &Context, change: Option<u64>, list: bool) -> Result<Outcome
         ui::say(format!("  {}", paint(CODE, path)));
     }
     for path in edited {
-        ui::say(format!("{path} was edited since; that version is kept as well."));
+        ui::say(format!(
+            "{path} was edited since; that version is kept as well."
+        ));
     }
     ui::say(format!(
         "{} {}",
@@ -85,7 +92,10 @@ fn show(context: &Context, history: &[Transaction]) {
         ui::say("Nothing was changed so far.");
     }
     for past in history.iter().rev() {
-        let files = past.files.iter().filter(|file| !file.path.starts_with(".tito/"));
+        let files = past
+            .files
+            .iter()
+            .filter(|file| !file.path.starts_with(".tito/"));
         ui::say(format!(
             "{:>4}  {:<44} {:>8}  {}",
             past.id,
@@ -104,7 +114,10 @@ fn ago(seconds: u64) -> String {
         3600..86400 => (seconds / 3600, "hour"),
         _ => (seconds / 86400, "day"),
     };
-    format!("{} ago", ui::count(usize::try_from(number).unwrap_or(0), unit))
+    format!(
+        "{} ago",
+        ui::count(usize::try_from(number).unwrap_or(0), unit)
+    )
 }
 
 #[cfg(test)]

@@ -46,7 +46,10 @@ pub fn run(context: &Context, check: bool) -> Result<Outcome> {
         }
         if stale.is_empty() {
             if !context.json {
-                ui::say(paint(GOOD, format!("{} up to date", ui::count(files, "stub"))));
+                ui::say(paint(
+                    GOOD,
+                    format!("{} up to date", ui::count(files, "stub")),
+                ));
             }
             return Ok(Outcome::Good);
         }
