@@ -1,1 +1,41 @@
-//! (room to be furnished)
+//! INT8 quantization: calibrate, quantize, train quantization-aware, measure.
+//!
+//! ```text
+//!  offline, floats allowed                          run time, integers
+//!
+//!  values -> Observer -> ValueRange -> QParams      codes -> gemm_i8 -> i32 + bias -> requantize -> codes -> ...
+//!    |                                   |
+//!    +------------- quantize <-----------+
+//! ```
+//!
+//! The files, in the order of the flow: [`scheme`] (what may be asked for), [`qparams`] (a range becomes a scale and
+//! a zero point), [`quantize`](mod@quantize) (values and codes), [`per_channel`], [`observer`] (what range?), [`gemm`]
+//! (the integer product), [`requantize`](mod@requantize) (sums become codes), [`fake_quantize`] (feel the rounding
+//! while training), [`loss_scaling`] (half precision).
+//!
+//! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
+
+pub mod error;
+pub mod fake_quantize;
+pub mod finite;
+pub mod gemm;
+pub mod histogram;
+pub mod loss_scaling;
+pub mod observer;
+pub mod per_channel;
+pub mod qparams;
+pub mod quantize;
+pub mod requantize;
+pub mod scheme;
+
+pub use error::{Error, NonFinite, Place, Result};
+pub use fake_quantize::{fake_quantize_values, straight_through_gradient};
+pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
+pub use histogram::Histogram;
+pub use loss_scaling::LossScaler;
+pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
+pub use qparams::{choose_qparams, symmetric_scale};
+pub use quantize::{dequantize, quantize};
+pub use requantize::{multipliers, requantize};
+pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};

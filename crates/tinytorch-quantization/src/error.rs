@@ -1,0 +1,267 @@
+//! What can be wrong with data that is to be quantized.
+//!
+//! One enum for the whole crate. A variant names the rule that was broken and carries what one needs to find the
+//! value at fault: tensor, channel, index. Wrong *calls* (a slice of the wrong length handed to a kernel) panic
+//! instead, and say so in their documentation.
+
+use std::fmt;
+
+/// The result of everything here that depends on data.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which of the values that are not numbers was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Not a number.
+    NaN,
+    /// `+∞`.
+    PositiveInfinity,
+    /// `−∞`.
+    NegativeInfinity,
+}
+
+impl NonFinite {
+    /// Classifies `value`; `None` if it is finite.
+    #[must_use]
+    pub fn of(value: f32) -> Option<Self> {
+        if value.is_finite() {
+            None
+        } else if value.is_nan() {
+            Some(Self::NaN)
+        } else if value > 0.0 {
+            Some(Self::PositiveInfinity)
+        } else {
+            Some(Self::NegativeInfinity)
+        }
+    }
+}
+
+impl fmt::Display for NonFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NaN => "NaN",
+            Self::PositiveInfinity => "infinity",
+            Self::NegativeInfinity => "-infinity",
+        })
+    }
+}
+
+/// Where a value sits: in which tensor and channel, at which place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The name of the tensor, if it has one: `conv3.weight`.
+    pub tensor: Option<String>,
+    /// The channel, if the values were looked at per channel.
+    pub channel: Option<usize>,
+    /// Position in the whole tensor, counted in row-major order.
+    pub index: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "index {}", self.index)?;
+        if let Some(channel) = self.channel {
+            write!(f, ", channel {channel}")?;
+        }
+        if let Some(tensor) = &self.tensor {
+            write!(f, ", of `{tensor}`")?;
+        }
+        Ok(())
+    }
+}
+
+/// A rule of the numerics contract, or of an operation, that the data breaks.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// N5: a NaN or an infinity has no code.
+    #[error("{value} at {place} cannot be quantized")]
+    NotFinite {
+        /// What was met.
+        value: NonFinite,
+        /// Where.
+        place: Place,
+    },
+    /// The largest magnitude must be a finite number that is not negative.
+    #[error("the largest magnitude must be finite and at least 0, got {max_abs}")]
+    BadMagnitude {
+        /// The value that was given.
+        max_abs: f32,
+    },
+    /// A range needs finite ends in order, and a width that is itself finite.
+    #[error("a range needs finite ends, in order, and a finite width, got [{min}, {max}]")]
+    BadRange {
+        /// Lower end.
+        min: f32,
+        /// Upper end.
+        max: f32,
+    },
+    /// A code range must hold 0, have at least two codes, and fit where it is to be stored.
+    #[error("the codes {min}..={max} {why}")]
+    BadCodeRange {
+        /// Smallest code.
+        min: i32,
+        /// Largest code.
+        max: i32,
+        /// What is wrong with them.
+        why: &'static str,
+    },
+    /// N1: a scale must be finite and above zero, a zero point must be one of the codes.
+    #[error("scale {scale} and zero point {zero_point}: {why}")]
+    BadQParams {
+        /// The scale that was given.
+        scale: f32,
+        /// The zero point that was given.
+        zero_point: i32,
+        /// What is wrong with them.
+        why: &'static str,
+    },
+    /// N12: the factor of requantization must be a finite number.
+    #[error(
+        "the multiplier of output channel {channel} is not finite: {input_scale} · {weight_scale} / {output_scale}"
+    )]
+    BadMultiplier {
+        /// Output channel.
+        channel: usize,
+        /// Scale of the input.
+        input_scale: f32,
+        /// Scale of this channel's weights.
+        weight_scale: f32,
+        /// Scale of the output.
+        output_scale: f32,
+    },
+    /// N10, N11: the bias, in units of `s_x · s_w`, does not fit the accumulator.
+    #[error("bias {bias} of output channel {channel} does not fit 32 bits in steps of {scale:e}")]
+    BiasOverflow {
+        /// Output channel.
+        channel: usize,
+        /// The bias in real numbers.
+        bias: f32,
+        /// Its step, the product of the input's and the weights' scale.
+        scale: f32,
+    },
+    /// N11: so many products cannot be summed in an `i32`.
+    #[error("{k} products may overflow an i32 accumulator; the limit is {limit}")]
+    TooManyProducts {
+        /// Products per output.
+        k: usize,
+        /// The most that are safe.
+        limit: usize,
+    },
+    /// A percentile lies in `(0, 100]`.
+    #[error("a percentile must be above 0 and at most 100, got {percentile}")]
+    BadPercentile {
+        /// The value that was given.
+        percentile: f64,
+    },
+    /// The averaging constant of a moving average lies in `(0, 1]`.
+    #[error("an averaging constant must be above 0 and at most 1, got {constant}")]
+    BadAveragingConstant {
+        /// The value that was given.
+        constant: f32,
+    },
+    /// An observer that saw no value knows no range.
+    #[error("{}nothing was observed", .tensor.as_ref().map(|name| format!("`{name}`: ")).unwrap_or_default())]
+    NothingObserved {
+        /// What was being observed, if it has a name.
+        tensor: Option<String>,
+    },
+    /// Calibration without data would leave every range unknown.
+    #[error("the calibration set is empty: no batch with at least one value was given")]
+    EmptyCalibration,
+    /// There is no such axis.
+    #[error("axis {axis} does not exist in a tensor of {dimensions} dimensions")]
+    AxisOutOfRange {
+        /// The axis that was asked for.
+        axis: usize,
+        /// How many there are.
+        dimensions: usize,
+    },
+    /// Per channel means one pair of parameters for every channel.
+    #[error("{channels} channels along axis {axis} need as many parameters, got {got}")]
+    ParameterCount {
+        /// The axis of the channels.
+        axis: usize,
+        /// Its length.
+        channels: usize,
+        /// How many parameters were given.
+        got: usize,
+    },
+    /// Shapes that do not fit the operation.
+    #[error("shape mismatch in {operation}: expected {expected}, got {got:?}")]
+    ShapeMismatch {
+        /// The operation.
+        operation: &'static str,
+        /// What it needs, in words or as a shape.
+        expected: String,
+        /// The shape that came.
+        got: Vec<usize>,
+    },
+    /// Entropy calibration compares more bins with fewer levels.
+    #[error("{levels} levels need a histogram of at least as many bins, got {bins}")]
+    TooManyLevels {
+        /// Levels asked for.
+        levels: usize,
+        /// Bins there are.
+        bins: usize,
+    },
+}
+
+impl Error {
+    /// Names the tensor in an error that does not name one yet.
+    #[must_use]
+    pub fn in_tensor(mut self, name: &str) -> Self {
+        match &mut self {
+            Self::NotFinite { place, .. } => {
+                place.tensor.get_or_insert_with(|| name.to_owned());
+            }
+            Self::NothingObserved { tensor } => {
+                tensor.get_or_insert_with(|| name.to_owned());
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// N5 for one value: an error if it is not finite.
+    pub(crate) fn not_finite(value: f32, index: usize, channel: Option<usize>) -> Option<Self> {
+        NonFinite::of(value).map(|value| Self::NotFinite {
+            value,
+            place: Place {
+                tensor: None,
+                channel,
+                index,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_names_value_index_channel_and_tensor() {
+        let error = Error::not_finite(f32::NAN, 4211, Some(17)).expect("NaN is not finite");
+        assert_eq!(
+            error.in_tensor("conv3.weight").to_string(),
+            "NaN at index 4211, channel 17, of `conv3.weight` cannot be quantized"
+        );
+    }
+
+    #[test]
+    fn an_inner_name_is_kept() {
+        let error = Error::NothingObserved { tensor: None };
+        let named = error.in_tensor("inner").in_tensor("outer");
+        assert_eq!(named.to_string(), "`inner`: nothing was observed");
+    }
+
+    #[test]
+    fn finite_values_are_no_error() {
+        assert_eq!(Error::not_finite(f32::MAX, 0, None), None);
+        assert_eq!(
+            NonFinite::of(f32::NEG_INFINITY),
+            Some(NonFinite::NegativeInfinity)
+        );
+    }
+}
