@@ -1,0 +1,5 @@
+//! The crate against vectors from ONNX and PyTorch, with the script that made them beside them.
+
+mod onnx;
+mod pytorch;
+mod reader;
