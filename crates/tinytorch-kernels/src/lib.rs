@@ -5,8 +5,12 @@
 //! integer kernel stays, is called `scalar`, and defines the others, bit for bit.
 
 pub mod gemm_f32;
+pub mod gemm_i8;
+#[cfg(test)]
+mod testing;
 
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
+pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
 
 /// The sizes of a product `[m, k] · [k, n] -> [m, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,150 @@
+//! A rectangle of a row-major matrix that is written by one thread while others write the rest.
+//!
+//! `&mut [T]` cannot be divided by columns: the rows of the two halves interleave. This view can, and stays safe: two
+//! blocks are only ever made by dividing one, so no element belongs to both.
+#![expect(
+    unsafe_code,
+    reason = "a view divided by columns is disjoint in a way that slices cannot express"
+)]
+
+use std::marker::PhantomData;
+
+/// A mutable view of `[rows, columns]` elements, `row_stride` apart.
+#[derive(Debug)]
+pub struct BlockMut<'a, T> {
+    start: *mut T,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a block is the only way to its elements while it lives, like the `&mut [T]` it was made from.
+unsafe impl<T: Send> Send for BlockMut<'_, T> {}
+// SAFETY: through a shared block no element can be reached at all.
+unsafe impl<T: Sync> Sync for BlockMut<'_, T> {}
+
+impl<'a, T> BlockMut<'a, T> {
+    /// The block `[rows, columns]` of a matrix whose rows have `row_stride` elements, from `first_column` on.
+    ///
+    /// # Panics
+    ///
+    /// If the matrix is not `[rows, row_stride]` or the columns leave it.
+    #[track_caller]
+    pub fn new(
+        data: &'a mut [T],
+        rows: usize,
+        first_column: usize,
+        columns: usize,
+        row_stride: usize,
+    ) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * row_stride,
+            "the output must be [{rows}, {row_stride}]"
+        );
+        assert!(
+            columns <= row_stride && first_column <= row_stride - columns,
+            "columns {first_column}..{} leave the output's {row_stride}",
+            first_column + columns
+        );
+        // `wrapping_add`: without rows there is no element to point to.
+        let start = data.as_mut_ptr().wrapping_add(first_column);
+        Self {
+            start,
+            rows,
+            columns,
+            row_stride,
+            data: PhantomData,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// One row of the block.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    #[inline]
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: `new` has checked that `rows` rows of `columns` elements lie inside the slice, dividing only narrows
+        // them, and `&mut self` makes this the only reference into the block.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride), self.columns)
+        }
+    }
+
+    /// The first `rows` rows, and the rest.
+    pub fn split_rows(self, rows: usize) -> (Self, Self) {
+        assert!(rows <= self.rows, "{rows} rows of {}", self.rows);
+        let rest = self.start.wrapping_add(rows * self.row_stride);
+        (
+            Self { rows, ..self },
+            Self {
+                start: rest,
+                rows: self.rows - rows,
+                ..self
+            },
+        )
+    }
+
+    /// The first `columns` columns, and the rest.
+    pub fn split_columns(self, columns: usize) -> (Self, Self) {
+        assert!(
+            columns <= self.columns,
+            "{columns} columns of {}",
+            self.columns
+        );
+        let rest = self.start.wrapping_add(columns);
+        (
+            Self { columns, ..self },
+            Self {
+                start: rest,
+                columns: self.columns - columns,
+                ..self
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divided_blocks_cover_every_element_once() {
+        let mut data = vec![0; 5 * 7];
+        let whole = BlockMut::new(&mut data, 5, 1, 5, 7);
+        let (top, bottom) = whole.split_rows(2);
+        let (left, right) = bottom.split_columns(3);
+        for (mark, mut block) in [(1, top), (2, left), (3, right)] {
+            for row in 0..block.rows() {
+                block
+                    .row(row)
+                    .iter_mut()
+                    .for_each(|element| *element += mark);
+            }
+        }
+        let row_above = [0, 1, 1, 1, 1, 1, 0];
+        let row_below = [0, 2, 2, 2, 3, 3, 0];
+        assert_eq!(
+            data,
+            [row_above, row_above, row_below, row_below, row_below].concat()
+        );
+    }
+
+    #[test]
+    fn a_block_without_rows_or_columns_is_empty() {
+        let mut data: Vec<i32> = vec![];
+        assert_eq!(
+            BlockMut::new(&mut data, 0, 0, 3, 3).split_rows(0).1.rows(),
+            0
+        );
+        let mut data = vec![1, 2];
+        assert!(BlockMut::new(&mut data, 2, 1, 0, 1).row(1).is_empty());
+    }
+}

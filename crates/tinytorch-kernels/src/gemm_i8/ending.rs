@@ -1,0 +1,289 @@
+//! What becomes of a sum: it stays one, becomes an 8-bit code, or a real number.
+
+use super::block::BlockMut;
+use super::scalar;
+
+/// Sum to code: `saturate(round_ties_even((sum + bias) as f32 * multiplier) + zero_point)` (N12).
+///
+/// ReLU costs nothing: a code below `zero_point` means a negative number, so `min = zero_point` cuts them off.
+#[derive(Clone, Copy, Debug)]
+pub struct Requantize<'a> {
+    /// `[n]`, in units of `input scale · weight scale`; empty for none.
+    pub bias: &'a [i32],
+    /// `[n]`: `input scale · weight scale / output scale`, finite.
+    pub multipliers: &'a [f32],
+    /// The code of 0.0 in the result.
+    pub zero_point: i32,
+    /// Smallest code, at least −128.
+    pub min: i32,
+    /// Largest code, at most 127.
+    pub max: i32,
+}
+
+/// Sum to real number: `sum as f32 * scale + bias`, rounded after each of the three steps; then ReLU if asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale<'a> {
+    /// `[n]`: `input scale · weight scale`.
+    pub scales: &'a [f32],
+    /// `[n]`; empty for none.
+    pub bias: &'a [f32],
+    /// Whether negative results (and NaN) become `0.0`.
+    pub relu: bool,
+}
+
+impl Requantize<'_> {
+    /// Checks lengths and bounds for `n` outputs and sums of at most `max_bias` room for the bias.
+    #[track_caller]
+    pub(crate) fn check(&self, n: usize, max_bias: i32) {
+        assert_eq!(self.multipliers.len(), n, "multipliers must be [n]");
+        assert!(
+            self.bias.is_empty() || self.bias.len() == n,
+            "bias must be [n] or empty"
+        );
+        assert!(
+            self.multipliers
+                .iter()
+                .all(|multiplier| multiplier.is_finite()),
+            "multipliers must be finite"
+        );
+        assert!(
+            self.bias
+                .iter()
+                .all(|bias| bias.unsigned_abs() <= max_bias.unsigned_abs()),
+            "a bias beyond ±{max_bias} may overflow the accumulator"
+        );
+        self.codes().check();
+    }
+
+    pub(crate) fn codes(&self) -> Codes {
+        Codes {
+            zero_point: self.zero_point,
+            min: self.min,
+            max: self.max,
+        }
+    }
+}
+
+impl Scale<'_> {
+    #[track_caller]
+    pub(crate) fn check(&self, n: usize) {
+        assert_eq!(self.scales.len(), n, "scales must be [n]");
+        assert!(
+            self.bias.is_empty() || self.bias.len() == n,
+            "bias must be [n] or empty"
+        );
+    }
+}
+
+/// A zero point and the bounds of the codes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Codes {
+    pub zero_point: i32,
+    pub min: i32,
+    pub max: i32,
+}
+
+/// 1.5 · 2²³: the f32 around it are the integers, so adding it rounds to an integer, ties to even.
+const ROUNDER: f32 = 12_582_912.0;
+
+impl Codes {
+    #[track_caller]
+    pub fn check(&self) {
+        let i8_range = -128..=127;
+        assert!(
+            i8_range.contains(&self.min) && i8_range.contains(&self.max) && self.min <= self.max,
+            "codes {}..={} are not a range of i8",
+            self.min,
+            self.max
+        );
+        assert!(
+            i8_range.contains(&self.zero_point),
+            "zero point {} is not an i8",
+            self.zero_point
+        );
+    }
+
+    /// The bounds before the zero point is added, as f32: they are integers below 256, so clamping to them before
+    /// rounding gives what clamping after it would.
+    #[inline]
+    pub fn real_bounds(&self) -> (f32, f32) {
+        (
+            (self.min - self.zero_point) as f32,
+            (self.max - self.zero_point) as f32,
+        )
+    }
+
+    /// Rounds `value` (a number, not NaN), adds the zero point, saturates.
+    ///
+    /// The same codes as `round_ties_even` and a saturating cast, without either: both keep compilers from
+    /// vectorizing, the first before SSE4.1, the second everywhere.
+    #[inline(always)]
+    pub fn code(&self, value: f32) -> i8 {
+        let (low, high) = self.real_bounds();
+        // Written as two comparisons: `f32::clamp` keeps NaN, which costs instructions, and here there is none.
+        let value = if value > low { value } else { low };
+        let value = if value < high { value } else { high };
+        let rounded = (value + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
+        (rounded + self.zero_point) as i8
+    }
+}
+
+/// A rectangle of the result, with what its columns need.
+#[derive(Debug)]
+pub(crate) enum Ending<'a> {
+    /// The sums themselves.
+    Sums(BlockMut<'a, i32>),
+    /// 8-bit codes; the bias is in the offsets.
+    Codes {
+        out: BlockMut<'a, i8>,
+        multipliers: &'a [f32],
+        codes: Codes,
+    },
+    /// Real numbers.
+    Reals {
+        out: BlockMut<'a, f32>,
+        scale: Scale<'a>,
+    },
+}
+
+impl<'a> Ending<'a> {
+    pub fn rows(&self) -> usize {
+        match self {
+            Ending::Sums(out) => out.rows(),
+            Ending::Codes { out, .. } => out.rows(),
+            Ending::Reals { out, .. } => out.rows(),
+        }
+    }
+
+    pub fn split_rows(self, rows: usize) -> (Self, Self) {
+        match self {
+            Ending::Sums(out) => {
+                let (top, bottom) = out.split_rows(rows);
+                (Ending::Sums(top), Ending::Sums(bottom))
+            }
+            Ending::Codes {
+                out,
+                multipliers,
+                codes,
+            } => {
+                let (top, bottom) = out.split_rows(rows);
+                (
+                    Ending::Codes {
+                        out: top,
+                        multipliers,
+                        codes,
+                    },
+                    Ending::Codes {
+                        out: bottom,
+                        multipliers,
+                        codes,
+                    },
+                )
+            }
+            Ending::Reals { out, scale } => {
+                let (top, bottom) = out.split_rows(rows);
+                (
+                    Ending::Reals { out: top, scale },
+                    Ending::Reals { out: bottom, scale },
+                )
+            }
+        }
+    }
+
+    pub fn split_columns(self, columns: usize) -> (Self, Self) {
+        match self {
+            Ending::Sums(out) => {
+                let (left, right) = out.split_columns(columns);
+                (Ending::Sums(left), Ending::Sums(right))
+            }
+            Ending::Codes {
+                out,
+                multipliers,
+                codes,
+            } => {
+                let (left, right) = out.split_columns(columns);
+                let (left_multipliers, right_multipliers) = multipliers.split_at(columns);
+                (
+                    Ending::Codes {
+                        out: left,
+                        multipliers: left_multipliers,
+                        codes,
+                    },
+                    Ending::Codes {
+                        out: right,
+                        multipliers: right_multipliers,
+                        codes,
+                    },
+                )
+            }
+            Ending::Reals { out, scale } => {
+                let (left, right) = out.split_columns(columns);
+                let (left_scales, right_scales) = scale.scales.split_at(columns);
+                let (left_bias, right_bias) = scale.bias.split_at(columns.min(scale.bias.len()));
+                (
+                    Ending::Reals {
+                        out: left,
+                        scale: Scale {
+                            scales: left_scales,
+                            bias: left_bias,
+                            ..scale
+                        },
+                    },
+                    Ending::Reals {
+                        out: right,
+                        scale: Scale {
+                            scales: right_scales,
+                            bias: right_bias,
+                            ..scale
+                        },
+                    },
+                )
+            }
+        }
+    }
+
+    /// Writes `sums + offsets` to columns `column..` of row `row`.
+    #[inline(always)]
+    pub fn finish(&mut self, row: usize, column: usize, sums: &[i32], offsets: &[i32]) {
+        let columns = column..column + sums.len();
+        let offsets = &offsets[columns.clone()];
+        let sums = sums
+            .iter()
+            .zip(offsets)
+            .map(|(&sum, &offset)| sum.wrapping_add(offset));
+        match self {
+            Ending::Sums(out) => {
+                out.row(row)[columns]
+                    .iter_mut()
+                    .zip(sums)
+                    .for_each(|(out, sum)| *out = sum);
+            }
+            Ending::Codes {
+                out,
+                multipliers,
+                codes,
+            } => {
+                let codes = *codes;
+                let out = out.row(row)[columns.clone()].iter_mut();
+                for ((out, sum), &multiplier) in out.zip(sums).zip(&multipliers[columns]) {
+                    *out = codes.code(sum as f32 * multiplier);
+                }
+            }
+            Ending::Reals { out, scale } => {
+                let out = out.row(row)[columns.clone()].iter_mut();
+                let relu = scale.relu;
+                let scales = &scale.scales[columns.clone()];
+                if scale.bias.is_empty() {
+                    for ((out, sum), &factor) in out.zip(sums).zip(scales) {
+                        *out = scalar::scale(sum, factor, 0.0, relu);
+                    }
+                } else {
+                    let bias = &scale.bias[columns];
+                    for (((out, sum), &factor), &bias) in out.zip(sums).zip(scales).zip(bias) {
+                        *out = scalar::scale(sum, factor, bias, relu);
+                    }
+                }
+            }
+        }
+    }
+}

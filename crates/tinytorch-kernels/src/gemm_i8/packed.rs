@@ -1,0 +1,287 @@
+//! Weights in the order in which their kernel reads them, ready for any number of products.
+
+use rayon::prelude::*;
+
+use super::activations::{Activations, Matrix};
+use super::block::BlockMut;
+use super::ending::{Ending, Requantize, Scale};
+use super::lines::Lines;
+use super::{GemmI8, MAX_K, Task, chosen};
+
+/// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
+const PARALLEL_THRESHOLD: usize = 1 << 21;
+
+/// Weights `[n, k]`, one row per output, packed once for one kernel.
+#[derive(Clone, Debug)]
+pub struct PackedWeights {
+    kernel: &'static dyn GemmI8,
+    n: usize,
+    k: usize,
+    codes: Lines,
+    /// Σₚ weights[j, p]: what one unit of zero point adds to the sums of column j.
+    sums: Box<[i32]>,
+}
+
+impl PackedWeights {
+    /// Packs `weights`, `[n, k]`, zero point 0, for the kernel that [`chosen`] names.
+    ///
+    /// # Panics
+    ///
+    /// If `weights` is not `[n, k]`, if `k > MAX_K`, or if the environment names an unknown kernel ([`chosen`] tells it
+    /// as an error, for programs that want to ask first).
+    #[track_caller]
+    pub fn new(n: usize, k: usize, weights: &[i8]) -> Self {
+        match chosen() {
+            Ok(kernel) => Self::with_kernel(kernel, n, k, weights),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`new`](Self::new), for the kernel given.
+    #[track_caller]
+    pub fn with_kernel(kernel: &'static dyn GemmI8, n: usize, k: usize, weights: &[i8]) -> Self {
+        assert!(k <= MAX_K, "k = {k} may overflow i32; the limit is {MAX_K}");
+        assert_eq!(
+            Some(weights.len()),
+            n.checked_mul(k),
+            "weights must be [n, k] = [{n}, {k}]"
+        );
+        let sum = |j| {
+            weights[j * k..(j + 1) * k]
+                .iter()
+                .map(|&code| i32::from(code))
+                .sum()
+        };
+        let sums = (0..n).map(sum).collect();
+        Self {
+            kernel,
+            n,
+            k,
+            codes: kernel.pack(n, k, weights),
+            sums,
+        }
+    }
+
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The kernel they are packed for.
+    pub fn kernel(&self) -> &'static dyn GemmI8 {
+        self.kernel
+    }
+
+    /// Bytes held on the heap: codes, with the padding the layout needs, and the sum of each row.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes().len() + size_of_val::<[i32]>(&self.sums)
+    }
+
+    /// The largest magnitude of a bias for which no sum of these weights can overflow.
+    pub fn max_bias(&self) -> i32 {
+        // k ≤ MAX_K, so the product fits.
+        i32::MAX - self.k as i32 * (255 * 128)
+    }
+
+    /// Writes the sums `c[i, j] = Σₚ (a[i, p] − a_zero_point) · weights[j, p]`, exactly.
+    ///
+    /// | argument | shape    |
+    /// |----------|----------|
+    /// | `a`      | `[m, k]` |
+    /// | `c`      | `[m, n]` |
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not have its shape, or the zero point is not an `i8`.
+    #[track_caller]
+    pub fn product(&self, m: usize, a: &[i8], a_zero_point: i32, c: &mut [i32]) {
+        let out = BlockMut::new(c, m, 0, self.n, self.n);
+        self.run(m, &self.matrix(m, a), a_zero_point, &[], Ending::Sums(out));
+    }
+
+    /// Writes 8-bit codes: the sums with bias, requantized (N12), saturated to the ending's bounds.
+    ///
+    /// | argument | shape    |
+    /// |----------|----------|
+    /// | `a`      | `[m, k]` |
+    /// | `out`    | `[m, n]` |
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not have its shape, a zero point or bound is not an `i8`, a multiplier is not finite, or a bias
+    /// exceeds [`max_bias`](Self::max_bias).
+    #[track_caller]
+    pub fn requantized(
+        &self,
+        m: usize,
+        a: &[i8],
+        a_zero_point: i32,
+        ending: &Requantize<'_>,
+        out: &mut [i8],
+    ) {
+        let out = BlockMut::new(out, m, 0, self.n, self.n);
+        self.requantized_block(&self.matrix(m, a), a_zero_point, ending, out);
+    }
+
+    /// Writes real numbers: the sums as f32, times a scale, plus a bias, ReLU if asked for.
+    ///
+    /// | argument | shape    |
+    /// |----------|----------|
+    /// | `a`      | `[m, k]` |
+    /// | `out`    | `[m, n]` |
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not have its shape, or the zero point is not an `i8`.
+    #[track_caller]
+    pub fn scaled(
+        &self,
+        m: usize,
+        a: &[i8],
+        a_zero_point: i32,
+        ending: &Scale<'_>,
+        out: &mut [f32],
+    ) {
+        let out = BlockMut::new(out, m, 0, self.n, self.n);
+        self.scaled_block(&self.matrix(m, a), a_zero_point, ending, out);
+    }
+
+    #[track_caller]
+    pub(crate) fn requantized_block(
+        &self,
+        activations: &dyn Activations,
+        a_zero_point: i32,
+        ending: &Requantize<'_>,
+        out: BlockMut<'_, i8>,
+    ) {
+        ending.check(self.n, self.max_bias());
+        let (multipliers, codes) = (ending.multipliers, ending.codes());
+        let ending_codes = Ending::Codes {
+            out,
+            multipliers,
+            codes,
+        };
+        self.run(
+            ending_codes.rows(),
+            activations,
+            a_zero_point,
+            ending.bias,
+            ending_codes,
+        );
+    }
+
+    #[track_caller]
+    pub(crate) fn scaled_block(
+        &self,
+        activations: &dyn Activations,
+        a_zero_point: i32,
+        ending: &Scale<'_>,
+        out: BlockMut<'_, f32>,
+    ) {
+        ending.check(self.n);
+        let ending = Ending::Reals {
+            out,
+            scale: *ending,
+        };
+        self.run(ending.rows(), activations, a_zero_point, &[], ending);
+    }
+
+    #[track_caller]
+    fn matrix<'a>(&self, m: usize, data: &'a [i8]) -> Matrix<'a> {
+        let k = self.k;
+        assert_eq!(
+            Some(data.len()),
+            m.checked_mul(k),
+            "a must be [m, k] = [{m}, {k}]"
+        );
+        Matrix { data, k }
+    }
+
+    /// Folds everything that is added to a sum into one number per column, and divides the work among threads.
+    #[track_caller]
+    fn run(
+        &self,
+        m: usize,
+        activations: &dyn Activations,
+        a_zero_point: i32,
+        bias: &[i32],
+        ending: Ending<'_>,
+    ) {
+        assert!(
+            (-128..=127).contains(&a_zero_point),
+            "zero point {a_zero_point} is not an i8"
+        );
+        if m == 0 || self.n == 0 {
+            return;
+        }
+        let shift = a_zero_point + self.kernel.activation_shift();
+        // Wrapping: what the shift adds to a sum, wrapped, is taken off again.
+        let mut offsets: Vec<i32> = self
+            .sums
+            .iter()
+            .map(|sum| sum.wrapping_mul(-shift))
+            .collect();
+        for (offset, &bias) in offsets.iter_mut().zip(bias) {
+            *offset = offset.wrapping_add(bias);
+        }
+        let task = Task {
+            weights: &self.codes,
+            k: self.k,
+            activations,
+            first_row: 0,
+            first_column: 0,
+            offsets: &offsets,
+            ending,
+        };
+        let large = m.saturating_mul(self.n).saturating_mul(self.k) >= PARALLEL_THRESHOLD;
+        let threads = if large {
+            rayon::current_num_threads()
+        } else {
+            1
+        };
+        if threads == 1 {
+            self.kernel.run(task);
+        } else {
+            divide(task, self.kernel.tile(), threads)
+                .into_par_iter()
+                .for_each(|task| self.kernel.run(task));
+        }
+    }
+}
+
+/// Divides a task into at most `parts` of about the same size, by rows if there are enough of them (each part then reads
+/// its own activations), by columns otherwise (each part then reads its own weights), at whole tiles.
+fn divide<'a>(
+    task: Task<'a>,
+    [tile_rows, tile_columns]: [usize; 2],
+    parts: usize,
+) -> Vec<Task<'a>> {
+    let by_rows = task.rows() >= 4 * parts * tile_rows;
+    let (len, tile) = if by_rows {
+        (task.rows(), tile_rows)
+    } else {
+        (task.columns(), tile_columns)
+    };
+    let tiles = len.div_ceil(tile);
+    let parts = parts.min(tiles);
+    let mut tasks = Vec::with_capacity(parts);
+    let mut rest = task;
+    for part in 1..parts {
+        // Part p begins at tile p · tiles / parts: no part is more than one tile larger than another.
+        let size = (part * tiles / parts - (part - 1) * tiles / parts) * tile;
+        let (first, after) = if by_rows {
+            rest.split_rows(size)
+        } else {
+            rest.split_columns(size)
+        };
+        tasks.push(first);
+        rest = after;
+    }
+    tasks.push(rest);
+    tasks
+}

@@ -1,0 +1,93 @@
+//! The kernel for any CPU: dot products of 16-bit numbers, in a form that compilers vectorize.
+//!
+//! Rows and weights are widened to `i16` once, in buffers; the inner loop is then `Σ i16 · i16 -> i32`, for which every
+//! vector instruction set has an instruction (`pmaddwd`, `smlal`, ...).
+
+use super::lines::Lines;
+use super::{GemmI8, Task};
+
+/// Rows whose dot products with one column of weights are computed together: 4 products per load of the weights.
+const ROWS: usize = 4;
+/// Rows for which one widening of the weights is used.
+const BLOCK_ROWS: usize = 16 * ROWS;
+/// Columns whose sums are collected before the ending: 64 rows · 32 columns · 4 B = 8 KiB.
+const COLUMNS: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Portable;
+
+impl GemmI8 for Portable {
+    fn name(&self) -> &'static str {
+        "i8i8i32-portable-4x1"
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        [ROWS, 1]
+    }
+
+    fn pack(&self, n: usize, k: usize, weights: &[i8]) -> Lines {
+        let mut packed = Lines::zeroed(n * k);
+        packed.bytes_mut()[..n * k].copy_from_slice(weights);
+        packed
+    }
+
+    fn run(&self, mut task: Task<'_>) {
+        let (rows, columns, k) = (task.rows(), task.columns(), task.k);
+        let mut codes = vec![0; k];
+        let mut a = vec![0_i16; rows.min(BLOCK_ROWS).next_multiple_of(ROWS) * k];
+        let mut weights = vec![0_i16; k];
+        let mut sums = vec![[0_i32; COLUMNS]; BLOCK_ROWS];
+        for first_row in (0..rows).step_by(BLOCK_ROWS) {
+            let block_rows = BLOCK_ROWS.min(rows - first_row);
+            for (i, a) in a.chunks_exact_mut(k.max(1)).take(block_rows).enumerate() {
+                task.activations
+                    .copy_row(task.first_row + first_row + i, &mut codes);
+                widen(&codes, a);
+            }
+            for first_column in (0..columns).step_by(COLUMNS) {
+                let block_columns = COLUMNS.min(columns - first_column);
+                for j in 0..block_columns {
+                    let first = (task.first_column + first_column + j) * k;
+                    widen(&task.weights.bytes()[first..first + k], &mut weights);
+                    for i in (0..block_rows).step_by(ROWS) {
+                        // The rows beyond the last hold old numbers; their sums are not used.
+                        let tile = dot_products(&a[i * k..(i + ROWS) * k], &weights);
+                        for (sums, sum) in sums[i..i + ROWS].iter_mut().zip(tile) {
+                            sums[j] = sum;
+                        }
+                    }
+                }
+                for (i, sums) in sums[..block_rows].iter().enumerate() {
+                    let sums = &sums[..block_columns];
+                    task.ending
+                        .finish(first_row + i, first_column, sums, task.offsets);
+                }
+            }
+        }
+    }
+}
+
+fn widen(codes: &[i8], out: &mut [i16]) {
+    out.iter_mut()
+        .zip(codes)
+        .for_each(|(out, &code)| *out = i16::from(code));
+}
+
+/// The dot products of `ROWS` consecutive rows of `a` with `b`.
+#[inline(never)]
+fn dot_products(a: &[i16], b: &[i16]) -> [i32; ROWS] {
+    let k = b.len();
+    let (a0, rest) = a.split_at(k);
+    let (a1, rest) = rest.split_at(k);
+    let (a2, a3) = rest.split_at(k);
+    let a3 = &a3[..k];
+    let mut sums = [0; ROWS];
+    for p in 0..k {
+        let weight = i32::from(b[p]);
+        sums[0] += i32::from(a0[p]) * weight;
+        sums[1] += i32::from(a1[p]) * weight;
+        sums[2] += i32::from(a2[p]) * weight;
+        sums[3] += i32::from(a3[p]) * weight;
+    }
+    sums
+}

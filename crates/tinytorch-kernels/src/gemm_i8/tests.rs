@@ -1,0 +1,239 @@
+//! Agreement: every kernel of this CPU against the definitions, bit for bit.
+
+use super::scalar::{gemm_i8_scalar, requantize, scale};
+use super::*;
+use crate::Dims;
+use crate::testing::{Random, pool};
+
+/// One product with all three endings, by the definitions and by every kernel.
+fn assert_kernels_agree(
+    dims: Dims,
+    a: &[i8],
+    a_zero_point: i32,
+    weights: &[i8],
+    random: &mut Random,
+) {
+    let Dims { m, n, k } = dims;
+    let mut expected = vec![0; m * n];
+    gemm_i8_scalar(dims, a, a_zero_point, weights, &mut expected);
+    let bias: Vec<i32> = (0..n)
+        .map(|_| random.below(20_001) as i32 - 10_000)
+        .collect();
+    // The spread of a sum of k products is about √k · 74²; these multipliers put it over some 100 codes.
+    let typical = 0.01 / (k.max(1) as f32).sqrt();
+    let multipliers: Vec<f32> = (0..n).map(|_| typical * (0.5 + random.unit())).collect();
+    let real_bias: Vec<f32> = (0..n).map(|_| random.unit() * 20.0 - 10.0).collect();
+    let (zero_point, min, max) = (random.code().into(), -127, 120);
+    let requantize_by = Requantize {
+        bias: &bias,
+        multipliers: &multipliers,
+        zero_point,
+        min,
+        max,
+    };
+    let relu = random.below(2) == 0;
+    let scale_by = Scale {
+        scales: &multipliers,
+        bias: &real_bias,
+        relu,
+    };
+    let columns = || (0..m * n).map(|index| index % n.max(1));
+    let codes: Vec<i8> = (expected.iter().zip(columns()))
+        .map(|(sum, j)| requantize(sum + bias[j], multipliers[j], zero_point, min, max))
+        .collect();
+    let reals: Vec<f32> = (expected.iter().zip(columns()))
+        .map(|(&sum, j)| scale(sum, multipliers[j], real_bias[j], relu))
+        .collect();
+
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, n, k, weights);
+        let what = format!("{}, {dims:?}, zero point {a_zero_point}", kernel.name());
+        let mut sums = vec![i32::MIN; m * n];
+        packed.product(m, a, a_zero_point, &mut sums);
+        assert_eq!(sums, expected, "sums of {what}");
+        let mut out = vec![99; m * n];
+        packed.requantized(m, a, a_zero_point, &requantize_by, &mut out);
+        assert_eq!(out, codes, "codes of {what}, {requantize_by:?}");
+        let mut out = vec![f32::NAN; m * n];
+        packed.scaled(m, a, a_zero_point, &scale_by, &mut out);
+        let bits = |values: &[f32]| {
+            values
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&out), bits(&reals), "reals of {what}");
+    }
+}
+
+fn assert_agreement_on_random_codes(dims: Dims, random: &mut Random) {
+    let (a, weights) = (random.codes(dims.m * dims.k), random.codes(dims.n * dims.k));
+    let a_zero_point = random.code().into();
+    assert_kernels_agree(dims, &a, a_zero_point, &weights, random);
+}
+
+#[test]
+fn every_kernel_agrees_at_the_edges_of_its_tiles() {
+    let random = &mut Random::new(1);
+    for kernel in kernels() {
+        let [rows, columns] = kernel.tile();
+        let around = |tile: usize| [0, 1, tile.saturating_sub(1), tile, tile + 1, 2 * tile + 1];
+        for m in around(rows) {
+            for n in around(columns) {
+                for k in [0, 1, 3, 4, 5, 67] {
+                    assert_agreement_on_random_codes(Dims { m, n, k }, random);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_agrees_at_every_inner_dimension() {
+    let random = &mut Random::new(2);
+    for k in (0..=140).chain([255, 256, 257, 260, 511, 512, 513, 1023, 1025]) {
+        for m in [1, 2, 5] {
+            assert_agreement_on_random_codes(Dims { m, n: 19, k }, random);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_agrees_on_random_sizes() {
+    let random = &mut Random::new(3);
+    for _ in 0..60 {
+        let dims = Dims {
+            m: random.below(70),
+            n: random.below(150),
+            k: random.below(400),
+        };
+        assert_agreement_on_random_codes(dims, random);
+    }
+}
+
+#[test]
+fn every_kernel_agrees_on_products_divided_among_threads() {
+    let random = &mut Random::new(4);
+    for dims in [
+        Dims {
+            m: 1,
+            n: 1500,
+            k: 1400,
+        },
+        Dims {
+            m: 9,
+            n: 700,
+            k: 500,
+        },
+        Dims {
+            m: 300,
+            n: 90,
+            k: 100,
+        },
+    ] {
+        for threads in [2, 3] {
+            pool(threads).install(|| assert_agreement_on_random_codes(dims, random));
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_do_not_overflow() {
+    let k = MAX_K;
+    for a in [-128, 127] {
+        for weight in [-128, 127] {
+            for a_zero_point in [-128, 127] {
+                // Two columns: one whose products all have the same sign, one where they cancel.
+                let mut weights = vec![weight; 2 * k];
+                weights[k..]
+                    .iter_mut()
+                    .step_by(2)
+                    .for_each(|code| *code = !*code);
+                let sum = |weights: &[i8]| -> i32 {
+                    weights
+                        .iter()
+                        .map(|&w| (i32::from(a) - a_zero_point) * i32::from(w))
+                        .sum()
+                };
+                let expected = [sum(&weights[..k]), sum(&weights[k..])];
+                for &kernel in kernels() {
+                    let packed = PackedWeights::with_kernel(kernel, 2, k, &weights);
+                    for m in [1, 3] {
+                        let mut sums = vec![0; m * 2];
+                        packed.product(m, &vec![a; m * k], a_zero_point, &mut sums);
+                        assert_eq!(sums, expected.repeat(m), "{}", kernel.name());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn multipliers_that_leave_the_range_of_i32_saturate() {
+    let weights = [127, -127];
+    let multipliers = [f32::MAX, f32::MAX];
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, 2, 1, &weights);
+        let ending = Requantize {
+            bias: &[],
+            multipliers: &multipliers,
+            zero_point: 3,
+            min: -128,
+            max: 127,
+        };
+        let mut out = [0; 2];
+        packed.requantized(1, &[127], 0, &ending, &mut out);
+        assert_eq!(out, [127, -128], "{}", kernel.name());
+    }
+}
+
+#[test]
+fn ties_go_to_even_in_every_kernel() {
+    // Sums −8..=8 times 0.5: every second one is a tie.
+    let weights: Vec<i8> = (-8..=8).collect();
+    let n = weights.len();
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, n, 1, &weights);
+        let multipliers = vec![0.5; n];
+        let ending = Requantize {
+            bias: &[],
+            multipliers: &multipliers,
+            zero_point: 1,
+            min: -128,
+            max: 127,
+        };
+        let mut out = vec![0; n];
+        packed.requantized(1, &[1], 0, &ending, &mut out);
+        let expected = [-3, -3, -2, -1, -1, -1, 0, 1, 1, 1, 2, 3, 3, 3, 4, 5, 5];
+        assert_eq!(out, expected, "{}", kernel.name());
+    }
+}
+
+#[test]
+fn the_bytes_held_are_those_of_the_codes_and_little_more() {
+    for &kernel in kernels() {
+        let (n, k) = (128, 784);
+        let packed = PackedWeights::with_kernel(kernel, n, k, &vec![1; n * k]);
+        let (held, codes) = (packed.bytes(), n * k);
+        assert!(
+            (codes..codes + codes / 50).contains(&held),
+            "{}: {held} B",
+            kernel.name()
+        );
+    }
+}
+
+#[test]
+#[should_panic(expected = "a bias beyond ±2147418367 may overflow the accumulator")]
+fn a_bias_that_could_overflow_is_refused() {
+    let packed = PackedWeights::new(1, 2, &[1, 1]);
+    let ending = Requantize {
+        bias: &[i32::MIN],
+        multipliers: &[1.0],
+        zero_point: 0,
+        min: -128,
+        max: 127,
+    };
+    packed.requantized(1, &[1, 1], 0, &ending, &mut [0]);
+}
