@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::scheme::QParams;
+
 /// The result of everything here that depends on data.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -196,6 +198,36 @@ pub enum Error {
         expected: String,
         /// The shape that came.
         got: Vec<usize>,
+    },
+    /// A code that is not one of those allowed.
+    #[error("the code at index {index} is not in {min}..={max}")]
+    CodeOutOfRange {
+        /// Position in row-major order.
+        index: usize,
+        /// Smallest code allowed.
+        min: i32,
+        /// Largest code allowed.
+        max: i32,
+    },
+    /// Codes came whose parameters are not those the layer was made for.
+    #[error("the layer expects codes with {expected:?}, got {got:?}")]
+    OtherQParams {
+        /// What the layer was made for.
+        expected: QParams,
+        /// What came; `None` if every channel has its own.
+        got: Option<QParams>,
+    },
+    /// N11: the largest sum that these weights and this bias can give does not fit an `i32`.
+    #[error("weights and bias of output channel {channel} may overflow an i32 accumulator")]
+    AccumulatorOverflow {
+        /// Output channel.
+        channel: usize,
+    },
+    /// Something that has a meaning, but no implementation here.
+    #[error("{what}: not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
     },
     /// Entropy calibration compares more bins with fewer levels.
     #[error("{levels} levels need a histogram of at least as many bins, got {bins}")]

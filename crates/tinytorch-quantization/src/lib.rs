@@ -15,27 +15,34 @@
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
 
+pub mod entropy;
 pub mod error;
 pub mod fake_quantize;
 pub mod finite;
 pub mod gemm;
 pub mod histogram;
+pub mod layer;
+pub mod linear;
 pub mod loss_scaling;
 pub mod observer;
 pub mod per_channel;
 pub mod qparams;
+pub mod qtensor;
 pub mod quantize;
 pub mod requantize;
 pub mod scheme;
 
+pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{fake_quantize_values, straight_through_gradient};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
+pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use qparams::{choose_qparams, symmetric_scale};
+pub use qtensor::{Parameters, QTensor};
 pub use quantize::{dequantize, quantize};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};

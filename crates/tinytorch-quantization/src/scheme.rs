@@ -6,6 +6,8 @@
 
 use crate::error::{Error, Result};
 
+pub use tinytorch_kernels::Dims;
+
 /// The integers that may be used as codes: `min..=max`, both included.
 ///
 /// A range is a value and not a type parameter, so the same functions serve 2 to 8 bits, signed and unsigned.
@@ -227,17 +229,6 @@ impl QParams {
             why,
         })
     }
-}
-
-/// The sizes of one product of matrices: `[m, k] · [n, k]ᵀ = [m, n]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Dims {
-    /// Rows of the left matrix and of the result: items of a batch.
-    pub m: usize,
-    /// Rows of the right matrix, columns of the result: outputs.
-    pub n: usize,
-    /// Length of a row of both: inputs.
-    pub k: usize,
 }
 
 #[cfg(test)]
