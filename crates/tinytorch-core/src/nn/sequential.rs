@@ -1,0 +1,81 @@
+//! Layers one after the other.
+
+use std::any::Any;
+use std::fmt;
+
+use super::Layer;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Runs its layers in order. A layer is named by its position unless it is given a name.
+#[derive(Default)]
+pub struct Sequential {
+    layers: Vec<(String, Box<dyn Layer>)>,
+}
+
+impl Sequential {
+    /// No layers: the identity.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a layer, named by its position.
+    #[must_use]
+    pub fn with(self, layer: impl Layer) -> Self {
+        let name = self.layers.len().to_string();
+        self.with_named(name, layer)
+    }
+
+    /// Adds a layer with a name of its own.
+    #[must_use]
+    pub fn with_named(mut self, name: impl Into<String>, layer: impl Layer) -> Self {
+        self.push(name, Box::new(layer));
+        self
+    }
+
+    /// Adds a boxed layer.
+    pub fn push(&mut self, name: impl Into<String>, layer: Box<dyn Layer>) {
+        self.layers.push((name.into(), layer));
+    }
+
+    /// The number of layers.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Whether there are no layers.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+}
+
+impl Layer for Sequential {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.layers
+            .iter()
+            .try_fold(x.clone(), |x, (_, layer)| layer.forward(&x))
+    }
+
+    fn kind(&self) -> &'static str {
+        "sequential"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn children(&self) -> Vec<(String, &dyn Layer)> {
+        self.layers
+            .iter()
+            .map(|(name, layer)| (name.clone(), &**layer))
+            .collect()
+    }
+}
+
+impl fmt::Debug for Sequential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.layers.iter().map(|(name, layer)| (name, layer.kind())))
+            .finish()
+    }
+}

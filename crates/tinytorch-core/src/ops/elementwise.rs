@@ -1,0 +1,456 @@
+//! Operations that treat every element alike.
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use ndarray::ArrayD;
+
+use crate::error::Result;
+use crate::ops::broadcast::{broadcast_shape, sum_to, zip};
+use crate::tape::records;
+use crate::tensor::{Tensor, Values};
+
+/// `gradient ⊙ factor(saved)`, in the storage of the gradient.
+fn scale_by(mut gradient: ArrayD<f32>, saved: &Values, factor: impl Fn(f32) -> f32) -> ArrayD<f32> {
+    gradient.zip_mut_with(saved, |gradient, &saved| *gradient *= factor(saved));
+    gradient
+}
+
+impl Tensor {
+    /// `f` of every element. `derivative` is given the element and `f` of it.
+    pub(crate) fn unary(
+        &self,
+        name: &'static str,
+        f: impl Fn(f32) -> f32,
+        derivative: impl Fn(f32) -> f32 + Send + 'static,
+    ) -> Tensor {
+        let values = self.array();
+        let output = values.mapv(f);
+        Tensor::recorded(name, output, &[self], move |gradient| {
+            Ok(vec![Some(scale_by(gradient, &values, derivative))])
+        })
+    }
+
+    /// As [`Tensor::unary`], where the derivative follows from the result alone.
+    pub(crate) fn unary_by_output(
+        &self,
+        name: &'static str,
+        f: impl Fn(f32) -> f32,
+        derivative: impl Fn(f32) -> f32 + Send + 'static,
+    ) -> Tensor {
+        let output = self.array().mapv(f).into_shared();
+        let saved = output.clone();
+        Tensor::recorded(name, output, &[self], move |gradient| {
+            Ok(vec![Some(scale_by(gradient, &saved, derivative))])
+        })
+    }
+
+    /// `f(left, right)` with broadcasting. `to_left` and `to_right` are the partial derivatives.
+    fn binary(
+        &self,
+        other: &Tensor,
+        name: &'static str,
+        f: impl Fn(f32, f32) -> f32 + Copy,
+        to_left: impl Fn(f32, f32) -> f32 + Copy + Send + 'static,
+        to_right: impl Fn(f32, f32) -> f32 + Copy + Send + 'static,
+    ) -> Result<Tensor> {
+        let shape = broadcast_shape(name, self.shape(), other.shape())?;
+        let (left, right) = (self.array(), other.array());
+        let output = zip(&left, &right, &shape, f);
+        let (wants_left, wants_right) = (self.requires_grad(), other.requires_grad());
+        Ok(Tensor::recorded(
+            name,
+            output,
+            &[self, other],
+            move |gradient| {
+                let shape = gradient.shape().to_vec();
+                // Each needs the factor in the broadcast shape; the gradient's own storage serves the last.
+                let mut second = wants_right.then(|| gradient.clone());
+                let first = wants_left.then(|| {
+                    let factor = zip(&left, &right, &shape, to_left);
+                    sum_to(gradient * factor, left.shape())
+                });
+                if let Some(gradient) = &mut second {
+                    *gradient *= &zip(&left, &right, &shape, to_right);
+                }
+                Ok(vec![
+                    first,
+                    second.map(|gradient| sum_to(gradient, right.shape())),
+                ])
+            },
+        ))
+    }
+
+    /// Adds, with broadcasting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn try_add(&self, other: &Tensor) -> Result<Tensor> {
+        self.add_scaled("add", other, 1.0)
+    }
+
+    /// Subtracts, with broadcasting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn try_sub(&self, other: &Tensor) -> Result<Tensor> {
+        self.add_scaled("sub", other, -1.0)
+    }
+
+    /// `self + sign · other`: nothing but shapes need be kept for the way back.
+    fn add_scaled(&self, name: &'static str, other: &Tensor, sign: f32) -> Result<Tensor> {
+        let shape = broadcast_shape(name, self.shape(), other.shape())?;
+        let output = if sign > 0.0 {
+            zip(&self.array(), &other.array(), &shape, |l, r| l + r)
+        } else {
+            zip(&self.array(), &other.array(), &shape, |l, r| l - r)
+        };
+        if !records(&[self, other]) {
+            return Ok(Tensor::from_array(output));
+        }
+        let (left, right) = (self.shape().to_vec(), other.shape().to_vec());
+        let (wants_left, wants_right) = (self.requires_grad(), other.requires_grad());
+        Ok(Tensor::recorded(
+            name,
+            output,
+            &[self, other],
+            move |gradient| {
+                let to_right = |mut gradient: ArrayD<f32>| {
+                    if sign < 0.0 {
+                        gradient.mapv_inplace(|gradient| -gradient);
+                    }
+                    sum_to(gradient, &right)
+                };
+                Ok(match (wants_left, wants_right) {
+                    (true, true) => {
+                        let second = to_right(gradient.clone());
+                        vec![Some(sum_to(gradient, &left)), Some(second)]
+                    }
+                    (true, false) => vec![Some(sum_to(gradient, &left)), None],
+                    _ => vec![None, Some(to_right(gradient))],
+                })
+            },
+        ))
+    }
+
+    /// Multiplies element by element, with broadcasting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn try_mul(&self, other: &Tensor) -> Result<Tensor> {
+        let shape = broadcast_shape("mul", self.shape(), other.shape())?;
+        let (left, right) = (self.array(), other.array());
+        let output = zip(&left, &right, &shape, |l, r| l * r);
+        let (wants_left, wants_right) = (self.requires_grad(), other.requires_grad());
+        Ok(Tensor::recorded(
+            "mul",
+            output,
+            &[self, other],
+            move |gradient| {
+                let gradient = gradient.into_shared();
+                let back = |wanted: bool, factor: &Values, shape: &[usize]| {
+                    wanted.then(|| {
+                        sum_to(
+                            zip(&gradient, factor, gradient.shape(), |g, f| g * f),
+                            shape,
+                        )
+                    })
+                };
+                let first = back(wants_left, &right, left.shape());
+                Ok(vec![first, back(wants_right, &left, right.shape())])
+            },
+        ))
+    }
+
+    /// Divides element by element, with broadcasting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn try_div(&self, other: &Tensor) -> Result<Tensor> {
+        self.binary(
+            other,
+            "div",
+            |l, r| l / r,
+            |_, r| 1.0 / r,
+            |l, r| -l / (r * r),
+        )
+    }
+
+    /// The larger of two elements, with broadcasting; where they are equal each gets half the gradient.
+    /// `NaN` if either is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn maximum(&self, other: &Tensor) -> Result<Tensor> {
+        let larger = |l: f32, r: f32| if l >= r || l.is_nan() { l } else { r };
+        self.binary(other, "maximum", larger, share, |l, r| share(r, l))
+    }
+
+    /// The smaller of two elements, with broadcasting; where they are equal each gets half the gradient.
+    /// `NaN` if either is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) if the shapes do not broadcast.
+    pub fn minimum(&self, other: &Tensor) -> Result<Tensor> {
+        let smaller = |l: f32, r: f32| if l <= r || l.is_nan() { l } else { r };
+        self.binary(other, "minimum", smaller, |l, r| share(r, l), share)
+    }
+
+    /// `e` to the power of each element.
+    pub fn exp(&self) -> Tensor {
+        self.unary_by_output("exp", f32::exp, |y| y)
+    }
+
+    /// The natural logarithm of each element.
+    pub fn ln(&self) -> Tensor {
+        self.unary("ln", f32::ln, |x| 1.0 / x)
+    }
+
+    /// The square root of each element.
+    pub fn sqrt(&self) -> Tensor {
+        self.unary_by_output("sqrt", f32::sqrt, |y| 0.5 / y)
+    }
+
+    /// The square of each element.
+    pub fn square(&self) -> Tensor {
+        self.unary("square", |x| x * x, |x| 2.0 * x)
+    }
+
+    /// Each element to the power `exponent`.
+    pub fn powf(&self, exponent: f32) -> Tensor {
+        let derivative = move |x: f32| {
+            // 0 · x⁻¹ would be NaN at 0.
+            if exponent == 0.0 {
+                0.0
+            } else {
+                exponent * x.powf(exponent - 1.0)
+            }
+        };
+        self.unary("powf", |x| x.powf(exponent), derivative)
+    }
+
+    /// The magnitude of each element. The gradient at 0 is 0.
+    pub fn abs(&self) -> Tensor {
+        self.unary("abs", f32::abs, sign)
+    }
+
+    /// Each element limited to `low..=high`. The gradient is 1 inside and at the limits, and 0 outside.
+    ///
+    /// # Panics
+    ///
+    /// If `low > high`, or either is NaN.
+    #[track_caller]
+    pub fn clamp(&self, low: f32, high: f32) -> Tensor {
+        let inside = move |x: f32| f32::from(u8::from((low..=high).contains(&x)));
+        self.unary("clamp", |x| x.clamp(low, high), inside)
+    }
+
+    /// Each element rounded to the nearest integer, ties to even. Not differentiable.
+    pub fn round(&self) -> Tensor {
+        Tensor::not_differentiable("round", self.array().mapv(f32::round_ties_even), &[self])
+    }
+
+    /// Each element rounded down. Not differentiable.
+    pub fn floor(&self) -> Tensor {
+        Tensor::not_differentiable("floor", self.array().mapv(f32::floor), &[self])
+    }
+
+    /// −1, 0 or 1 by the sign of each element. Not differentiable.
+    pub fn sign(&self) -> Tensor {
+        Tensor::not_differentiable("sign", self.array().mapv(sign), &[self])
+    }
+
+    fn add_number(&self, number: f32) -> Tensor {
+        let output = self.array().mapv(|x| x + number);
+        Tensor::recorded("add", output, &[self], |gradient| Ok(vec![Some(gradient)]))
+    }
+
+    fn mul_number(&self, factor: f32) -> Tensor {
+        let output = self.array().mapv(|x| x * factor);
+        Tensor::recorded("mul", output, &[self], move |mut gradient| {
+            gradient.mapv_inplace(|gradient| gradient * factor);
+            Ok(vec![Some(gradient)])
+        })
+    }
+
+    fn div_number(&self, divisor: f32) -> Tensor {
+        // Division by each element, not a product with 1/divisor, which rounds twice.
+        let output = self.array().mapv(|x| x / divisor);
+        Tensor::recorded("div", output, &[self], move |mut gradient| {
+            gradient.mapv_inplace(|gradient| gradient / divisor);
+            Ok(vec![Some(gradient)])
+        })
+    }
+}
+
+/// Sign of a number: unlike [`f32::signum`], 0 at 0, and NaN stays NaN.
+fn sign(x: f32) -> f32 {
+    if x > 0.0 {
+        1.0
+    } else if x < 0.0 {
+        -1.0
+    } else {
+        x
+    }
+}
+
+/// How much of the gradient goes to `a` when the larger of `a` and `b` was taken.
+fn share(a: f32, b: f32) -> f32 {
+    if a > b {
+        1.0
+    } else if a == b {
+        0.5
+    } else {
+        0.0
+    }
+}
+
+/// The four combinations of owned and borrowed operands, and a number on either side.
+macro_rules! operator {
+    ($trait:ident, $method:ident, $fallible:ident, $by_number:expr, $number_first:expr) => {
+        operator!(@pair $trait, $method, $fallible, &Tensor, &Tensor);
+        operator!(@pair $trait, $method, $fallible, &Tensor, Tensor);
+        operator!(@pair $trait, $method, $fallible, Tensor, &Tensor);
+        operator!(@pair $trait, $method, $fallible, Tensor, Tensor);
+        operator!(@number $trait, $method, $by_number, $number_first, &Tensor);
+        operator!(@number $trait, $method, $by_number, $number_first, Tensor);
+    };
+    (@pair $trait:ident, $method:ident, $fallible:ident, $left:ty, $right:ty) => {
+        /// Panics with the text of the fallible method's error if the shapes do not broadcast.
+        impl $trait<$right> for $left {
+            type Output = Tensor;
+            #[track_caller]
+            fn $method(self, other: $right) -> Tensor {
+                match self.$fallible(&other) {
+                    Ok(tensor) => tensor,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    (@number $trait:ident, $method:ident, $by_number:expr, $number_first:expr, $tensor:ty) => {
+        impl $trait<f32> for $tensor {
+            type Output = Tensor;
+            fn $method(self, number: f32) -> Tensor {
+                $by_number(&self, number)
+            }
+        }
+        impl $trait<$tensor> for f32 {
+            type Output = Tensor;
+            fn $method(self, tensor: $tensor) -> Tensor {
+                $number_first(self, &tensor)
+            }
+        }
+    };
+}
+
+operator!(
+    Add,
+    add,
+    try_add,
+    Tensor::add_number,
+    |number, tensor: &Tensor| tensor.add_number(number)
+);
+operator!(
+    Sub,
+    sub,
+    try_sub,
+    |tensor: &Tensor, number: f32| tensor.add_number(-number),
+    |number, tensor: &Tensor| { tensor.unary("sub", |x| number - x, |_| -1.0) }
+);
+operator!(
+    Mul,
+    mul,
+    try_mul,
+    Tensor::mul_number,
+    |number, tensor: &Tensor| tensor.mul_number(number)
+);
+operator!(
+    Div,
+    div,
+    try_div,
+    Tensor::div_number,
+    |number: f32, tensor: &Tensor| {
+        tensor.unary("div", move |x| number / x, move |x| -number / (x * x))
+    }
+);
+
+impl Neg for &Tensor {
+    type Output = Tensor;
+    fn neg(self) -> Tensor {
+        self.unary("neg", |x| -x, |_| -1.0)
+    }
+}
+
+impl Neg for Tensor {
+    type Output = Tensor;
+    fn neg(self) -> Tensor {
+        -&self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_array(ndarray::arr1(values).into_dyn())
+    }
+
+    #[test]
+    fn a_row_is_added_to_every_row_of_a_matrix() -> Result<()> {
+        let matrix = Tensor::new(vec![1.0, 2.0, 3.0, 4.0], &[2, 2])?;
+        let row = tensor(&[10.0, 20.0]).with_grad();
+        let sum = matrix.try_add(&row)?;
+        assert_eq!(sum.to_vec(), [11.0, 22.0, 13.0, 24.0]);
+        sum.sum().backward()?;
+        assert_eq!(row.grad().expect("row is a leaf").to_vec(), [2.0, 2.0]);
+        Ok(())
+    }
+
+    #[test]
+    #[should_panic(expected = "shape mismatch in add: [2] + [3]")]
+    fn an_operator_panics_with_the_text_of_its_fallible_twin() {
+        let _ = tensor(&[1.0, 2.0]) + tensor(&[1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn numbers_combine_with_tensors_on_both_sides() {
+        let x = tensor(&[1.0, 2.0]);
+        assert_eq!((1.0 - &x).to_vec(), [0.0, -1.0]);
+        assert_eq!((&x - 1.0).to_vec(), [0.0, 1.0]);
+        assert_eq!((2.0 / &x).to_vec(), [2.0, 1.0]);
+        assert_eq!((2.0 * x / 4.0 + 1.0).to_vec(), [1.5, 2.0]);
+    }
+
+    #[test]
+    fn equal_elements_share_the_gradient_of_their_maximum() -> Result<()> {
+        let (a, b) = (
+            tensor(&[1.0, 5.0]).with_grad(),
+            tensor(&[1.0, 2.0]).with_grad(),
+        );
+        a.maximum(&b)?.sum().backward()?;
+        assert_eq!(a.grad().expect("leaf").to_vec(), [0.5, 1.0]);
+        assert_eq!(b.grad().expect("leaf").to_vec(), [0.5, 0.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn ties_round_to_even_and_rounding_has_no_derivative() {
+        let x = tensor(&[0.5, 1.5, -2.5]).with_grad();
+        let rounded = x.round();
+        assert_eq!(rounded.to_vec(), [0.0, 2.0, -2.0]);
+        assert_eq!(
+            rounded.sum().backward(),
+            Err(Error::NotDifferentiable { operation: "round" })
+        );
+        let signs = x.sign().sum().backward();
+        assert_eq!(signs, Err(Error::NotDifferentiable { operation: "sign" }));
+    }
+}

@@ -1,0 +1,259 @@
+//! Pooling: one number for each window of an image.
+
+use ndarray::ArrayD;
+
+use crate::error::{Error, Result};
+use crate::ops::window::Window;
+use crate::ops::{array_of, slice, standard, standard_owned};
+use crate::tape::records;
+use crate::tensor::Tensor;
+
+/// The window of a pooling operation. Pairs are `[height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool2dOptions {
+    /// Size of the window.
+    pub kernel: [usize; 2],
+    /// Distance between neighbouring windows.
+    pub stride: [usize; 2],
+    /// Elements added on each side, at most half the window.
+    pub padding: [usize; 2],
+}
+
+impl Pool2dOptions {
+    /// Square windows side by side.
+    pub fn square(size: usize) -> Self {
+        Self {
+            kernel: [size; 2],
+            stride: [size; 2],
+            padding: [0; 2],
+        }
+    }
+
+    fn window(self, operation: &'static str, x: &Tensor) -> Result<Window> {
+        let Self {
+            kernel,
+            stride,
+            padding,
+        } = self;
+        let window = Window::new(operation, x.shape(), kernel, stride, padding)?;
+        // More padding would make windows that meet nothing of the image.
+        if padding[0] * 2 > kernel[0] || padding[1] * 2 > kernel[1] {
+            let reason = format!("padding {padding:?} is more than half of the window {kernel:?}");
+            return Err(Error::Argument { operation, reason });
+        }
+        Ok(window)
+    }
+}
+
+impl Window {
+    /// The part of the image, rows and columns, that the window covers at each output, in order.
+    fn covered(&self) -> impl Iterator<Item = [std::ops::Range<usize>; 2]> + use<> {
+        let window = *self;
+        let range = move |axis: usize, at: usize| {
+            let start = at * window.stride[axis];
+            let end = (start + window.kernel[axis]).saturating_sub(window.padding[axis]);
+            start.saturating_sub(window.padding[axis])..end.min(window.image[axis])
+        };
+        (0..window.out[0])
+            .flat_map(move |y| (0..window.out[1]).map(move |x| [range(0, y), range(1, x)]))
+    }
+
+    fn out_shape(&self) -> [usize; 4] {
+        [self.batch, self.channels, self.out[0], self.out[1]]
+    }
+}
+
+impl Tensor {
+    /// The largest element of each window; the gradient goes to the first of equals. NaN if any element is.
+    ///
+    /// `[batch, channels, height, width]` to `[batch, channels, out height, out width]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if there are no such images or a window does not fit, [`Error::Argument`] if the padding is
+    /// more than half the window.
+    pub fn max_pool2d(&self, options: Pool2dOptions) -> Result<Tensor> {
+        let window = options.window("max_pool2d", self)?;
+        let values = standard(&self.array());
+        let [height, width] = window.kernel;
+        let count = window.batch * window.channels * window.out_plane();
+        let mut output = Vec::with_capacity(count);
+        let keep = records(&[self]);
+        let mut positions: Vec<u32> = Vec::with_capacity(if keep { count } else { 0 });
+        let whole = window.padding == [0, 0] && !keep;
+        let covered: Vec<_> = window.covered().collect();
+        for plane in slice(&values).chunks_exact(window.plane().max(1)) {
+            if whole {
+                // Nothing to remember and no borders: the loop that inference runs.
+                for [rows, columns] in &covered {
+                    let first = rows.start * window.image[1] + columns.start;
+                    let mut largest = plane[first];
+                    for y in 0..height {
+                        let line = &plane[first + y * window.image[1]..][..width];
+                        largest = line
+                            .iter()
+                            .fold(largest, |a, &b| if replaces(b, a) { b } else { a });
+                    }
+                    output.push(largest);
+                }
+                continue;
+            }
+            for [rows, columns] in &covered {
+                let mut best = rows.start * window.image[1] + columns.start;
+                let mut largest = plane[best];
+                for y in rows.clone() {
+                    let start = y * window.image[1];
+                    for x in columns.clone() {
+                        if replaces(plane[start + x], largest) {
+                            (best, largest) = (start + x, plane[start + x]);
+                        }
+                    }
+                }
+                output.push(largest);
+                if keep {
+                    positions.push(best as u32);
+                }
+            }
+        }
+        let output = array_of(output, &window.out_shape());
+        let shape = self.shape().to_vec();
+        Ok(Tensor::recorded(
+            "max_pool2d",
+            output,
+            &[self],
+            move |gradient| {
+                let gradient = standard_owned(gradient);
+                let mut back = vec![0.0; shape.iter().product()];
+                let planes = back.chunks_exact_mut(window.plane());
+                let chosen = positions.chunks_exact(window.out_plane());
+                let gradients = slice(&gradient).chunks_exact(window.out_plane());
+                for ((plane, chosen), gradient) in planes.zip(chosen).zip(gradients) {
+                    for (&position, &gradient) in chosen.iter().zip(gradient) {
+                        plane[position as usize] += gradient;
+                    }
+                }
+                Ok(vec![Some(array_of(back, &shape))])
+            },
+        ))
+    }
+
+    /// The mean of each window. Padding counts as zeros, so every window is divided by its full size.
+    ///
+    /// `[batch, channels, height, width]` to `[batch, channels, out height, out width]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::max_pool2d`].
+    pub fn avg_pool2d(&self, options: Pool2dOptions) -> Result<Tensor> {
+        let window = options.window("avg_pool2d", self)?;
+        let values = standard(&self.array());
+        let scale = 1.0 / window.kernel_len() as f32;
+        let mut output = Vec::with_capacity(window.batch * window.channels * window.out_plane());
+        let covered: Vec<_> = window.covered().collect();
+        for plane in slice(&values).chunks_exact(window.plane().max(1)) {
+            for [rows, columns] in &covered {
+                let lines = rows
+                    .clone()
+                    .map(|y| &plane[y * window.image[1]..][columns.clone()]);
+                output.push(lines.flatten().sum::<f32>() * scale);
+            }
+        }
+        let output = array_of(output, &window.out_shape());
+        let shape = self.shape().to_vec();
+        Ok(Tensor::recorded(
+            "avg_pool2d",
+            output,
+            &[self],
+            move |gradient: ArrayD<f32>| {
+                let gradient = standard_owned(gradient);
+                let mut back = vec![0.0; shape.iter().product()];
+                let planes = back.chunks_exact_mut(window.plane());
+                for (plane, gradient) in
+                    planes.zip(slice(&gradient).chunks_exact(window.out_plane()))
+                {
+                    for ([rows, columns], &gradient) in covered.iter().zip(gradient) {
+                        let share = gradient * scale;
+                        for y in rows.clone() {
+                            let line = &mut plane[y * window.image[1]..][columns.clone()];
+                            line.iter_mut().for_each(|sum| *sum += share);
+                        }
+                    }
+                }
+                Ok(vec![Some(array_of(back, &shape))])
+            },
+        ))
+    }
+}
+
+/// Whether `value` takes the place of `largest`: a NaN at once, and for good.
+fn replaces(value: f32, largest: f32) -> bool {
+    value > largest || (value.is_nan() && !largest.is_nan())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Tensor {
+        let values = vec![1.0, 2.0, 5.0, 3.0, 9.0, 4.0, 7.0, 8.0, 6.0];
+        Tensor::new(values, &[1, 1, 3, 3]).expect("nine values")
+    }
+
+    #[test]
+    fn the_largest_of_each_window_gets_the_gradient() -> Result<()> {
+        let x = image().with_grad();
+        let options = Pool2dOptions {
+            kernel: [2, 2],
+            stride: [1, 1],
+            padding: [0, 0],
+        };
+        let y = x.max_pool2d(options)?;
+        assert_eq!(y.to_vec(), [9.0, 9.0, 9.0, 9.0]);
+        y.sum().backward()?;
+        assert_eq!(
+            x.grad().expect("leaf").to_vec(),
+            [0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0]
+        );
+        assert_eq!(image().max_pool2d(options)?.to_vec(), y.to_vec());
+        Ok(())
+    }
+
+    #[test]
+    fn padding_never_wins_and_counts_in_the_mean() -> Result<()> {
+        let options = Pool2dOptions {
+            kernel: [2, 2],
+            stride: [2, 2],
+            padding: [1, 1],
+        };
+        let negative = -image();
+        assert_eq!(
+            negative.max_pool2d(options)?.to_vec(),
+            [-1.0, -2.0, -3.0, -4.0]
+        );
+        assert_eq!(
+            image().avg_pool2d(options)?.to_vec(),
+            [0.25, 1.75, 2.5, 6.75]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn too_much_padding_and_too_few_axes_are_errors() {
+        let options = Pool2dOptions {
+            padding: [2, 0],
+            ..Pool2dOptions::square(3)
+        };
+        let error = image().max_pool2d(options).expect_err("2 · 2 > 3");
+        assert_eq!(
+            error.to_string(),
+            "bad argument in max_pool2d: padding [2, 0] is more than half of the window [3, 3]"
+        );
+        let error = Tensor::zeros(&[3, 3])
+            .avg_pool2d(Pool2dOptions::square(2))
+            .expect_err("2 axes");
+        assert_eq!(
+            error.to_string(),
+            "avg_pool2d needs images of shape [batch, channels, height, width], got [3, 3]"
+        );
+    }
+}
