@@ -1,0 +1,101 @@
+//! 15.7, 15.8: integer products and quantized layers.
+
+use tinytorch_exam::{Check, Judge, Visibility};
+
+use super::super::common::{INT8, NARROW};
+use super::super::subject::scheme::CodeRange;
+use super::super::{gemm, requantize};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        id: "15.7/random",
+        weight: 3,
+        visibility: Visibility::Hidden,
+        what: "random shapes, codes and zero points, single rows and columns among them",
+        why: "Layers have every shape, and the last batch is rarely full.",
+        item: "gemm_i8",
+        cases: |rng| {
+            let shapes = [
+                [1, 1, 9],
+                [1, 5, 3],
+                [5, 1, 4],
+                [3, 4, 7],
+                [4, 3, 1],
+                [2, 2, 16],
+            ];
+            shapes
+                .into_iter()
+                .map(|dims| {
+                    let [m, n, k] = dims;
+                    let (a, b) = (rng.ints(m * k, -128, 127), rng.ints(n * k, -127, 127));
+                    let zero = if rng.flag() { rng.int(-128, 127) } else { 0 };
+                    gemm::case("random", dims, a, rng.int(-128, 127), b, zero)
+                })
+                .collect()
+        },
+        run: gemm::run,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.7/largest-sums",
+        weight: 1,
+        visibility: Visibility::Hidden,
+        what: "the largest sums that can occur, with the zero point at the far end",
+        why: "255 · 128 for each product is the worst case that the limit on k is derived from.",
+        item: "gemm_i8",
+        cases: |rng| {
+            let k = rng.size(1000, 1400);
+            vec![
+                gemm::case(
+                    "all at the ends",
+                    [1, 1, k],
+                    vec![127; k],
+                    -128,
+                    vec![-128; k],
+                    0,
+                ),
+                gemm::case(
+                    "the other end",
+                    [1, 1, k],
+                    vec![-128; k],
+                    127,
+                    vec![-128; k],
+                    0,
+                ),
+                gemm::case(
+                    "both zero points",
+                    [1, 1, k],
+                    vec![127; k],
+                    -128,
+                    vec![-128; k],
+                    127,
+                ),
+            ]
+        },
+        run: gemm::run,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.8/requantize-random",
+        weight: 2,
+        visibility: Visibility::Hidden,
+        what: "random sums of several samples and outputs, random zero points and code ranges, a fused ReLU among them",
+        why: "Between any two layers of the model, this is all that happens.",
+        item: "requantize",
+        cases: |rng| {
+            (0..6)
+                .map(|i| {
+                    let zero_point = rng.int(-100, 100) as i32;
+                    let relu = CodeRange {
+                        min: zero_point,
+                        max: 127,
+                    };
+                    let dims = [rng.size(2, 4), rng.size(2, 5)];
+                    requantize::off_tie(rng, dims, zero_point, [INT8, NARROW, relu][i % 3])
+                })
+                .collect()
+        },
+        run: requantize::run,
+        judge: || Judge::Equal,
+    },
+];
