@@ -53,7 +53,7 @@ pub fn quantize_parts(
     };
     let products = weight.len() / outputs;
     for (scale, bias) in scales.iter_mut().zip(bias) {
-        *scale = scale.max(smallest_scale(*bias, input_scale, codes, products));
+        *scale = scale.max(smallest_scale(*bias, input_scale, products));
     }
     let parameters = match scheme.granularity {
         Granularity::PerChannel { axis } => Parameters::PerChannel {
@@ -77,12 +77,17 @@ pub fn quantize_parts(
 }
 
 /// The smallest weight scale with which `bias` fits beside the products in an `i32`.
-fn smallest_scale(bias: f32, input_scale: f32, codes: CodeRange, products: usize) -> f32 {
-    let largest_code = f64::from(codes.min.unsigned_abs().max(codes.max.unsigned_abs()));
-    let room = f64::from(i32::MAX) - 255.0 * largest_code * products as f64;
-    let needed = f64::from(bias.abs()) / (room.max(1.0) * f64::from(input_scale));
+fn smallest_scale(bias: f32, input_scale: f32, products: usize) -> f32 {
+    let room = f64::from(room_for_bias(products)).max(1.0);
+    let needed = f64::from(bias.abs()) / (room * f64::from(input_scale));
     // Rounding to f32 may go down, rounding of the bias up: one part in a million covers both.
     (needed * 1.000_001) as f32
+}
+
+/// N11: what so many products leave of an `i32`.
+fn room_for_bias(products: usize) -> i32 {
+    // Not more than MAX_K of them, so this fits.
+    i32::MAX - 255 * 128 * products as i32
 }
 
 /// Checks what a layer relies on, so that its forward pass can neither panic nor overflow.
@@ -106,12 +111,10 @@ pub fn check_parts(weight: &QTensor, bias: &[i32], input: QParams, output: QPara
             what: "weights that are not symmetric, or whose channels do not lie along axis 0",
         });
     }
-    let rows = weight.as_slice().chunks(weight.as_slice().len() / outputs);
-    for (channel, (row, &bias)) in rows.zip(bias).enumerate() {
-        let weights: i64 = row.iter().map(|&code| i64::from(code).abs()).sum();
-        if 255 * weights + i64::from(bias).abs() > i64::from(i32::MAX) {
-            return Err(Error::AccumulatorOverflow { channel });
-        }
+    let room = room_for_bias(weight.as_slice().len() / outputs);
+    let too_large = |bias: &i32| bias.unsigned_abs() > room.unsigned_abs();
+    if let Some(channel) = bias.iter().position(too_large) {
+        return Err(Error::AccumulatorOverflow { channel });
     }
     multipliers(input.scale, &weight.row_scales(), output.scale).map(|_| ())
 }
@@ -193,6 +196,7 @@ mod tests {
             check_parts(&full, &[1000], unit, unit),
             Err(Error::AccumulatorOverflow { channel: 0 })
         );
+        assert_eq!(check_parts(&full, &[127], unit, unit), Ok(()));
         assert!(check_parts(&weight(0, MAX_K + 1), &[0], unit, unit).is_err());
         assert!(check_parts(&weight(0, 2), &[0, 0], unit, unit).is_err());
     }

@@ -15,6 +15,10 @@
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
 
+pub use tinytorch_core as framework;
+pub use tinytorch_kernels as kernels;
+
+pub mod conv;
 pub mod entropy;
 pub mod error;
 pub mod fake_quantize;
@@ -32,6 +36,7 @@ pub mod quantize;
 pub mod requantize;
 pub mod scheme;
 
+pub use conv::QConv2d;
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{fake_quantize_values, straight_through_gradient};

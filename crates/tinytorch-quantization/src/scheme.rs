@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 
-pub use tinytorch_kernels::Dims;
+pub use crate::kernels::Dims;
 
 /// The integers that may be used as codes: `min..=max`, both included.
 ///

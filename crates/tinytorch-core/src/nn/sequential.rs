@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use super::Layer;
 use crate::error::Result;
@@ -10,7 +11,7 @@ use crate::tensor::Tensor;
 /// Runs its layers in order. A layer is named by its position unless it is given a name.
 #[derive(Default)]
 pub struct Sequential {
-    layers: Vec<(String, Box<dyn Layer>)>,
+    layers: Vec<(String, Arc<dyn Layer>)>,
 }
 
 impl Sequential {
@@ -35,7 +36,12 @@ impl Sequential {
 
     /// Adds a boxed layer.
     pub fn push(&mut self, name: impl Into<String>, layer: Box<dyn Layer>) {
-        self.layers.push((name.into(), layer));
+        self.layers.push((name.into(), layer.into()));
+    }
+
+    /// The layers by name, shared with this model: so that a model made from this one can keep some of them.
+    pub fn shared(&self) -> &[(String, Arc<dyn Layer>)] {
+        &self.layers
     }
 
     /// The number of layers.
