@@ -203,8 +203,10 @@ fn exponentials(line: &mut [f32]) -> (f32, f32) {
 pub(crate) fn log_softmax_line(line: &mut [f32]) {
     let largest = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f32 = line.iter().map(|x| (x - largest).exp()).sum();
-    let shift = largest + sum.ln();
-    line.iter_mut().for_each(|x| *x -= shift);
+    // Not `x - (largest + ln sum)`: that sum is rounded to an ulp of a large logit, and the likely
+    // classes, whose logarithms are near 0, would keep nothing of it.
+    let log_sum = sum.ln();
+    line.iter_mut().for_each(|x| *x = (*x - largest) - log_sum);
 }
 
 /// `1 / (1 + e⁻ˣ)`; for very negative `x` the exponential is infinite and the quotient 0, as it should be.
