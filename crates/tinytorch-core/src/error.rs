@@ -9,6 +9,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file of data, or a data set, that cannot be used.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+
+    /// Weights that cannot be saved or loaded.
+    #[error(transparent)]
+    Weights(#[from] crate::safetensors::WeightsError),
+
     /// The shapes of two operands do not fit together.
     #[error(
         "shape mismatch in {operation}: {left:?} {} {right:?}",

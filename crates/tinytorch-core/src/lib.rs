@@ -6,17 +6,23 @@
 //! - [`no_grad`] and [`Tensor::backward`]: recording what was computed, and going back;
 //! - [`nn`]: layers with named parameters, and models made of them;
 //! - [`loss`]: one number that says how wrong;
-//! - [`optim`]: how parameters follow their gradients.
+//! - [`optim`]: how parameters follow their gradients;
+//! - [`data`]: examples, batches, and where they come from;
+//! - [`safetensors`]: weights in files.
 
+mod atomic;
+pub mod data;
 pub mod error;
 pub mod loss;
 pub mod nn;
 mod ops;
 pub mod optim;
 pub mod rng;
+pub mod safetensors;
 mod tape;
 mod tensor;
 
+pub use atomic::write_atomically;
 pub use error::{Error, Result};
 pub use ops::conv::Conv2dOptions;
 pub use ops::pool::Pool2dOptions;
