@@ -17,8 +17,10 @@ mod hidden;
 
 mod choose_qparams;
 mod dequantize;
+mod entropy;
 mod fake_quantize;
 mod gemm;
+mod linear;
 mod loss_scaling;
 mod observer;
 mod per_channel;
@@ -37,8 +39,10 @@ pub fn checks() -> Vec<Check> {
         observer::CHECKS,
         gemm::CHECKS,
         requantize::CHECKS,
+        linear::CHECKS,
         fake_quantize::CHECKS,
         loss_scaling::CHECKS,
+        entropy::CHECKS,
     ];
     #[allow(unused_mut, reason = "mutable where hidden checks are compiled in")]
     let mut checks = public.concat();

@@ -4,7 +4,7 @@ use tinytorch_exam::{Check, Judge, Visibility};
 
 use super::super::common::{INT8, NARROW};
 use super::super::subject::scheme::CodeRange;
-use super::super::{gemm, requantize};
+use super::super::{gemm, linear, requantize};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -96,6 +96,55 @@ pub(super) const CHECKS: &[Check] = &[
                 .collect()
         },
         run: requantize::run,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.8/bias-random",
+        weight: 1,
+        visibility: Visibility::Hidden,
+        what: "random biases from a few to a thousand million steps (calls quantize_bias)",
+        why: "A bias is small for one layer and huge for the next; its unit is the same.",
+        item: "quantize_bias",
+        cases: |rng| {
+            [10, 1000, 1_000_000, 1_000_000_000]
+                .map(|reach| linear::random_bias(rng, 6, reach))
+                .into()
+        },
+        run: linear::run_bias,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.8/forward-random",
+        weight: 3,
+        visibility: Visibility::Hidden,
+        what: "random layers with and without bias and ReLU (this calls forward_definition, which builds on your gemm_i8 and requantize)",
+        why: "Every linear layer of the model runs through here.",
+        item: "QLinear::forward_definition",
+        cases: |rng| {
+            (0..6)
+                .map(|i| {
+                    let dims = [rng.size(1, 4), rng.size(1, 5), rng.size(1, 8)];
+                    let zero = rng.int(-128, 127);
+                    linear::layer(rng, "random", dims, zero, i % 3 != 0, i % 2 == 0)
+                })
+                .collect()
+        },
+        run: linear::run_forward,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.8/memory-random",
+        weight: 1,
+        visibility: Visibility::Hidden,
+        what: "the bytes of layers of random shapes (calls memory_bytes)",
+        why: "What is promised about size must hold for every layer, also for small ones, where scales and bias weigh more.",
+        item: "QLinear::memory_bytes",
+        cases: |rng| {
+            (0..5)
+                .map(|i| linear::memory_case(rng.size(1, 40), rng.size(1, 40), i % 2 == 0))
+                .collect()
+        },
+        run: linear::run_memory,
         judge: || Judge::Equal,
     },
 ];

@@ -1,9 +1,9 @@
-//! 15.10, 15.11: fake quantization and loss scaling.
+//! 15.10 to 15.12: fake quantization, loss scaling, entropy calibration.
 
 use tinytorch_exam::{Check, Judge, Visibility};
 
 use super::super::common::{FOUR_BITS, INT8, NARROW, off_ties, qparams, scale};
-use super::super::{fake_quantize, loss_scaling};
+use super::super::{entropy, fake_quantize, loss_scaling};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -97,5 +97,23 @@ pub(super) const CHECKS: &[Check] = &[
         },
         run: loss_scaling::run_update,
         judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.12/random",
+        weight: 2,
+        visibility: Visibility::Hidden,
+        what: "random bells with few and with many outliers, several numbers of bins and levels",
+        why: "A calibration that works on one layer only is of no use.",
+        item: "entropy_range",
+        cases: |rng| {
+            vec![
+                entropy::bell(rng, 48, 8, 4.0),
+                entropy::bell(rng, 64, 16, 7.0),
+                entropy::heavy(rng, 64, 8),
+                entropy::heavy(rng, 32, 4),
+            ]
+        },
+        run: entropy::run,
+        judge: entropy::judge,
     },
 ];
