@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use tinytorch_kernels::{Accumulate, Dims, MatrixMut, MatrixRef, Threads, gemm_f32};
+use tinytorch_kernels::{Accumulate, Dims, MatrixMut, MatrixRef, Threads};
 
 /// `[m, n, k]` and whether b is stored as `[n, k]`, one row per output, as a linear layer keeps its weight.
 const SHAPES: [(usize, usize, usize, bool); 8] = [
@@ -60,7 +60,7 @@ impl Product {
             MatrixRef::row_major(&self.b, n)
         };
         let c = MatrixMut::row_major(&mut self.c, n);
-        gemm_f32(
+        tinytorch_kernels::gemm_f32(
             self.dims,
             MatrixRef::row_major(&self.a, k),
             b,
@@ -74,28 +74,30 @@ impl Product {
     fn direct(&mut self) {
         let Dims { m, n, k } = self.dims;
         let (b_column, b_row) = if self.transposed { (k, 1) } else { (1, n) };
+        let product = gemm_f32::gemm::f32::get_gemm_fn();
+        // As `gemm::gemm` does for a row-major result: c^T = b^T · a^T.
         // SAFETY: the vectors were allocated with exactly the elements that these strides reach, and c is borrowed alone.
         unsafe {
-            gemm::gemm(
-                m,
+            product(
                 n,
+                m,
                 k,
                 self.c.as_mut_ptr(),
-                1,
                 n as isize,
-                false,
-                self.a.as_ptr(),
                 1,
-                k as isize,
+                false,
                 self.b.as_ptr(),
-                b_column as isize,
                 b_row as isize,
+                b_column as isize,
+                self.a.as_ptr(),
+                k as isize,
+                1,
                 0.0,
                 1.0,
                 false,
                 false,
                 false,
-                gemm::Parallelism::None,
+                gemm_common::Parallelism::None,
             );
         }
         black_box(&self.c);

@@ -8,6 +8,8 @@
     reason = "the gemm crate takes raw pointers; the checks before the call make it safe"
 )]
 
+use gemm_common::Parallelism;
+
 use crate::Dims;
 
 /// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
@@ -119,27 +121,29 @@ pub fn gemm_f32(
 
     let large = m.saturating_mul(n).saturating_mul(k) >= PARALLEL_THRESHOLD;
     let parallelism = match threads {
-        Threads::Auto if large => gemm::Parallelism::Rayon(rayon::current_num_threads()),
-        Threads::Auto | Threads::One => gemm::Parallelism::None,
+        Threads::Auto if large => Parallelism::Rayon(rayon::current_num_threads()),
+        Threads::Auto | Threads::One => Parallelism::None,
     };
+    let product = gemm_f32::gemm::f32::get_gemm_fn();
+    // The crate wants the result column-major, so it is given c^T = b^T · a^T.
     // SAFETY: `assert_reaches` has shown that every `[row, column]` of each matrix lies inside its slice (and so every
     // stride that is used fits an isize); `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do
     // not overlap one another; any bit pattern is a valid f32, also in a `c` that is only written.
     unsafe {
-        gemm::gemm(
-            m,
+        product(
             n,
+            m,
             k,
             c.data.as_mut_ptr(),
-            1,
             c.row_stride as isize,
+            1,
             accumulate == Accumulate::Add,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.column_stride as isize,
             b.row_stride as isize,
+            b.column_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.column_stride as isize,
             1.0,
             1.0,
             false,

@@ -4,11 +4,17 @@
 //! slices once, with `assert!`, and then runs the fastest kernel that this CPU has. The slowest correct version of each
 //! integer kernel stays, is called `scalar`, and defines the others, bit for bit.
 
+pub mod conv_i8;
+pub mod elementwise;
 pub mod gemm_f32;
 pub mod gemm_i8;
 #[cfg(test)]
 mod testing;
 
+pub use conv_i8::{Conv2dShape, Images, PackedConv2d};
+pub use elementwise::{
+    NotFinite, Quantize, dequantize_i8_f32, min_max, quantize_f32_i8, requantize_i32_i8,
+};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
 

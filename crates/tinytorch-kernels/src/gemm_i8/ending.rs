@@ -123,8 +123,9 @@ impl Codes {
         // Written as two comparisons: `f32::clamp` keeps NaN, which costs instructions, and here there is none.
         let value = if value > low { value } else { low };
         let value = if value < high { value } else { high };
-        let rounded = (value + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
-        (rounded + self.zero_point) as i8
+        let rounded = (value + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+        // Within the bounds, so neither operation wraps; a check for it would keep the loop from being vectorized.
+        rounded.wrapping_add(self.zero_point) as i8
     }
 }
 

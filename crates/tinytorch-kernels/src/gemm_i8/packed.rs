@@ -125,7 +125,14 @@ impl PackedWeights {
         out: &mut [i8],
     ) {
         let out = BlockMut::new(out, m, 0, self.n, self.n);
-        self.requantized_block(&self.matrix(m, a), a_zero_point, ending, out);
+        ending.check(self.n, self.max_bias());
+        let (multipliers, codes) = (ending.multipliers, ending.codes());
+        let end = Ending::Codes {
+            out,
+            multipliers,
+            codes,
+        };
+        self.run(m, &self.matrix(m, a), a_zero_point, ending.bias, end);
     }
 
     /// Writes real numbers: the sums as f32, times a scale, plus a bias, ReLU if asked for.
@@ -148,47 +155,12 @@ impl PackedWeights {
         out: &mut [f32],
     ) {
         let out = BlockMut::new(out, m, 0, self.n, self.n);
-        self.scaled_block(&self.matrix(m, a), a_zero_point, ending, out);
-    }
-
-    #[track_caller]
-    pub(crate) fn requantized_block(
-        &self,
-        activations: &dyn Activations,
-        a_zero_point: i32,
-        ending: &Requantize<'_>,
-        out: BlockMut<'_, i8>,
-    ) {
-        ending.check(self.n, self.max_bias());
-        let (multipliers, codes) = (ending.multipliers, ending.codes());
-        let ending_codes = Ending::Codes {
-            out,
-            multipliers,
-            codes,
-        };
-        self.run(
-            ending_codes.rows(),
-            activations,
-            a_zero_point,
-            ending.bias,
-            ending_codes,
-        );
-    }
-
-    #[track_caller]
-    pub(crate) fn scaled_block(
-        &self,
-        activations: &dyn Activations,
-        a_zero_point: i32,
-        ending: &Scale<'_>,
-        out: BlockMut<'_, f32>,
-    ) {
         ending.check(self.n);
-        let ending = Ending::Reals {
+        let end = Ending::Reals {
             out,
             scale: *ending,
         };
-        self.run(ending.rows(), activations, a_zero_point, &[], ending);
+        self.run(m, &self.matrix(m, a), a_zero_point, &[], end);
     }
 
     #[track_caller]
@@ -204,7 +176,7 @@ impl PackedWeights {
 
     /// Folds everything that is added to a sum into one number per column, and divides the work among threads.
     #[track_caller]
-    fn run(
+    pub(crate) fn run(
         &self,
         m: usize,
         activations: &dyn Activations,

@@ -74,6 +74,8 @@ fn widen(codes: &[i8], out: &mut [i16]) {
 }
 
 /// The dot products of `ROWS` consecutive rows of `a` with `b`.
+///
+/// They do not wrap: `k ≤ MAX_K`. The operations that check for it are not vectorized.
 #[inline(never)]
 fn dot_products(a: &[i16], b: &[i16]) -> [i32; ROWS] {
     let k = b.len();
@@ -81,13 +83,13 @@ fn dot_products(a: &[i16], b: &[i16]) -> [i32; ROWS] {
     let (a1, rest) = rest.split_at(k);
     let (a2, a3) = rest.split_at(k);
     let a3 = &a3[..k];
-    let mut sums = [0; ROWS];
+    let mut sums = [0_i32; ROWS];
     for p in 0..k {
         let weight = i32::from(b[p]);
-        sums[0] += i32::from(a0[p]) * weight;
-        sums[1] += i32::from(a1[p]) * weight;
-        sums[2] += i32::from(a2[p]) * weight;
-        sums[3] += i32::from(a3[p]) * weight;
+        sums[0] = sums[0].wrapping_add(i32::from(a0[p]).wrapping_mul(weight));
+        sums[1] = sums[1].wrapping_add(i32::from(a1[p]).wrapping_mul(weight));
+        sums[2] = sums[2].wrapping_add(i32::from(a2[p]).wrapping_mul(weight));
+        sums[3] = sums[3].wrapping_add(i32::from(a3[p]).wrapping_mul(weight));
     }
     sums
 }

@@ -1,0 +1,129 @@
+//! The rows of a convolution's left matrix, gathered from the images.
+
+use super::{Conv2dShape, Images};
+use crate::gemm_i8::activations::Activations;
+
+/// The patches of a batch of images: row `(image, y, x)` holds what the window at `(y, x)` of the result sees, in the
+/// order `[kernel height, kernel width, channels of the group]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patches<'a> {
+    pub shape: Conv2dShape,
+    pub images: Images,
+    pub input: &'a [i8],
+    pub output: [usize; 2],
+    /// What the padding holds: the code of 0.0.
+    pub padding_code: i8,
+    first_channel: usize,
+}
+
+impl<'a> Patches<'a> {
+    #[track_caller]
+    pub fn new(shape: Conv2dShape, images: Images, input: &'a [i8], zero_point: i32) -> Self {
+        let Images {
+            batch,
+            height,
+            width,
+        } = images;
+        let channels = shape.in_channels;
+        assert_eq!(
+            input.len(),
+            batch * height * width * channels,
+            "input must be [{batch}, {height}, {width}, {channels}]"
+        );
+        assert!(
+            (-128..=127).contains(&zero_point),
+            "zero point {zero_point} is not an i8"
+        );
+        let Some(output) = shape.output_size([height, width]) else {
+            panic!(
+                "the window {:?} does not fit images of [{height}, {width}]",
+                shape.kernel
+            )
+        };
+        let padding_code = zero_point as i8;
+        Self {
+            shape,
+            images,
+            input,
+            output,
+            padding_code,
+            first_channel: 0,
+        }
+    }
+
+    /// The patches as group `group` sees them.
+    pub fn of_group(self, group: usize) -> Self {
+        Self {
+            first_channel: group * (self.shape.in_channels / self.shape.groups),
+            ..self
+        }
+    }
+
+    /// Rows: one per element of the result and channel.
+    pub fn rows(&self) -> usize {
+        self.images.batch * self.output[0] * self.output[1]
+    }
+
+    /// Image, and the corner of the window in it: before padding is taken off, so never negative.
+    pub fn place(&self, row: usize) -> (usize, [usize; 2]) {
+        let [height, width] = self.output;
+        let (image, rest) = (row / (height * width), row % (height * width));
+        (
+            image,
+            [
+                rest / width * self.shape.stride[0],
+                rest % width * self.shape.stride[1],
+            ],
+        )
+    }
+
+    /// The columns of the window, starting at `x`, that lie inside the image: from, to, in window coordinates.
+    pub fn inside(&self, x: usize) -> (usize, usize) {
+        let (padding, kernel) = (self.shape.padding[1], self.shape.kernel[1]);
+        let from = padding.saturating_sub(x).min(kernel);
+        let to = (self.images.width + padding).saturating_sub(x).min(kernel);
+        (from, to.max(from))
+    }
+}
+
+impl Activations for Patches<'_> {
+    fn copy_row(&self, row: usize, out: &mut [i8]) {
+        let Conv2dShape {
+            in_channels,
+            kernel,
+            padding,
+            groups,
+            ..
+        } = self.shape;
+        let channels = in_channels / groups;
+        let Images { height, width, .. } = self.images;
+        let (image, [y, x]) = self.place(row);
+        let (from, to) = self.inside(x);
+        for (ky, out) in out
+            .chunks_exact_mut((kernel[1] * channels).max(1))
+            .enumerate()
+        {
+            let inside = (y + ky)
+                .checked_sub(padding[0])
+                .filter(|&y| y < height && from < to);
+            let Some(y) = inside else {
+                out.fill(self.padding_code);
+                continue;
+            };
+            out[..from * channels].fill(self.padding_code);
+            out[to * channels..].fill(self.padding_code);
+            let first = ((image * height + y) * width + x + from - padding[1]) * in_channels;
+            if groups == 1 {
+                let len = (to - from) * channels;
+                out[from * channels..to * channels]
+                    .copy_from_slice(&self.input[first..first + len]);
+            } else {
+                let pixels = out[from * channels..to * channels].chunks_exact_mut(channels);
+                let first = first + self.first_channel;
+                for (out, pixel) in pixels.zip(self.input[first..].chunks(in_channels)) {
+                    out.copy_from_slice(&pixel[..channels]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Agreement: the convolution on every kernel of this CPU against the definition, bit for bit.
+
+use super::scalar::conv2d_i8_scalar;
+use super::*;
+use crate::gemm_i8::kernels;
+use crate::gemm_i8::scalar::{requantize, scale};
+use crate::testing::{Random, pool};
+
+fn assert_kernels_agree(shape: Conv2dShape, images: Images, random: &mut Random) {
+    let Images {
+        batch,
+        height,
+        width,
+    } = images;
+    let [out_height, out_width] = shape.output_size([height, width]).expect("the window fits");
+    let (rows, n) = (batch * out_height * out_width, shape.out_channels);
+    let input = random.codes(batch * height * width * shape.in_channels);
+    let weights = random.codes(n * shape.taps());
+    let zero_point = random.code().into();
+    let mut expected = vec![0; rows * n];
+    conv2d_i8_scalar(shape, images, &input, zero_point, &weights, &mut expected);
+
+    let bias: Vec<i32> = (0..n).map(|_| random.below(2001) as i32 - 1000).collect();
+    let multipliers: Vec<f32> = (0..n).map(|_| 0.001 * (0.5 + random.unit())).collect();
+    let real_bias: Vec<f32> = (0..n).map(|_| random.unit() - 0.5).collect();
+    let requantize_by = Requantize {
+        bias: &bias,
+        multipliers: &multipliers,
+        zero_point: -5,
+        min: -5,
+        max: 127,
+    };
+    let scale_by = Scale {
+        scales: &multipliers,
+        bias: &real_bias,
+        relu: true,
+    };
+    for &kernel in kernels() {
+        let what = format!("{}, {shape:?}, {images:?}", kernel.name());
+        let packed = PackedConv2d::with_kernel(kernel, shape, &weights);
+        let mut sums = vec![i32::MIN; rows * n];
+        packed.product(images, &input, zero_point, &mut sums);
+        assert_eq!(sums, expected, "sums of {what}");
+        let mut codes = vec![99; rows * n];
+        packed.requantized(images, &input, zero_point, &requantize_by, &mut codes);
+        let mut reals = vec![f32::NAN; rows * n];
+        packed.scaled(images, &input, zero_point, &scale_by, &mut reals);
+        for (i, &sum) in expected.iter().enumerate() {
+            let j = i % n;
+            assert_eq!(
+                codes[i],
+                requantize(sum + bias[j], multipliers[j], -5, -5, 127),
+                "code {i} of {what}"
+            );
+            assert_eq!(
+                reals[i],
+                scale(sum, multipliers[j], real_bias[j], true),
+                "{i} of {what}"
+            );
+        }
+    }
+}
+
+fn square(in_channels: usize, out_channels: usize, kernel: usize) -> Conv2dShape {
+    Conv2dShape {
+        in_channels,
+        out_channels,
+        kernel: [kernel; 2],
+        stride: [1; 2],
+        padding: [0; 2],
+        groups: 1,
+    }
+}
+
+#[test]
+fn worked_example() {
+    // One image 2 x 2, one window of 2 x 2 with one column of padding left and right: three places.
+    let shape = Conv2dShape {
+        padding: [0, 1],
+        ..square(1, 1, 2)
+    };
+    let images = Images {
+        batch: 1,
+        height: 2,
+        width: 2,
+    };
+    let packed = PackedConv2d::new(shape, &[1, 10, 2, 20]);
+    let mut out = [0; 3];
+    packed.product(images, &[2, 3, 4, 5], 1, &mut out);
+    // Zero point 1: the image means [[1, 2], [3, 4]], the padding 0.
+    assert_eq!(out, [10 + 60, 1 + 20 + 6 + 80, 2 + 8]);
+}
+
+#[test]
+fn every_kernel_agrees_over_windows_strides_and_padding() {
+    let random = &mut Random::new(11);
+    for kernel in [[1, 1], [3, 3], [2, 5]] {
+        for stride in [[1, 1], [2, 1], [3, 2]] {
+            for padding in [[0, 0], [1, 1], [2, 3]] {
+                let shape = Conv2dShape {
+                    kernel,
+                    stride,
+                    padding,
+                    ..square(3, 5, 1)
+                };
+                assert_kernels_agree(
+                    shape,
+                    Images {
+                        batch: 2,
+                        height: 6,
+                        width: 7,
+                    },
+                    random,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_agrees_over_channels_and_groups() {
+    let random = &mut Random::new(12);
+    let images = Images {
+        batch: 1,
+        height: 5,
+        width: 4,
+    };
+    for (in_channels, out_channels, groups) in [
+        (1, 1, 1),
+        (1, 33, 1),
+        (16, 64, 1),
+        (65, 17, 1),
+        (6, 9, 3),
+        (4, 8, 4),
+        (8, 8, 4),
+    ] {
+        let padding = [1, 1];
+        let shape = Conv2dShape {
+            groups,
+            padding,
+            ..square(in_channels, out_channels, 3)
+        };
+        assert_kernels_agree(shape, images, random);
+    }
+}
+
+#[test]
+fn depthwise_agrees_over_channels_strides_and_padding() {
+    let random = &mut Random::new(13);
+    for channels in [2, 16, 33] {
+        for (stride, padding) in [([1, 1], [1, 1]), ([2, 3], [0, 2])] {
+            let shape = Conv2dShape {
+                groups: channels,
+                stride,
+                padding,
+                ..square(channels, channels, 3)
+            };
+            assert_kernels_agree(
+                shape,
+                Images {
+                    batch: 2,
+                    height: 6,
+                    width: 5,
+                },
+                random,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_window_wholly_in_the_padding_sees_zeros() {
+    let shape = Conv2dShape {
+        padding: [3, 3],
+        ..square(2, 3, 2)
+    };
+    let random = &mut Random::new(14);
+    assert_kernels_agree(
+        shape,
+        Images {
+            batch: 1,
+            height: 1,
+            width: 1,
+        },
+        random,
+    );
+}
+
+#[test]
+fn work_divided_among_threads_agrees() {
+    let random = &mut Random::new(15);
+    let images = Images {
+        batch: 3,
+        height: 20,
+        width: 20,
+    };
+    pool(3).install(|| {
+        assert_kernels_agree(
+            Conv2dShape {
+                padding: [1, 1],
+                ..square(16, 24, 3)
+            },
+            images,
+            random,
+        );
+        let shape = Conv2dShape {
+            groups: 40,
+            ..square(40, 40, 3)
+        };
+        assert_kernels_agree(shape, images, random);
+    });
+}
+
+#[test]
+#[should_panic(expected = "the window [3, 3] does not fit images of [2, 2]")]
+fn a_window_that_does_not_fit_is_refused() {
+    let packed = PackedConv2d::new(square(1, 1, 3), &[0; 9]);
+    packed.product(
+        Images {
+            batch: 1,
+            height: 2,
+            width: 2,
+        },
+        &[0; 4],
+        0,
+        &mut [],
+    );
+}

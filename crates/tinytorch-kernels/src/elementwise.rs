@@ -1,0 +1,350 @@
+//! Element by element: real numbers to codes and back, sums to codes, the range of a slice.
+//!
+//! The codes are those of the definitions, bit for bit, ties and saturation included; `f32` that are not finite are
+//! reported, never given a code (N2 to N5).
+
+use std::fmt;
+
+use crate::gemm_i8::Requantize;
+use crate::gemm_i8::ending::Codes;
+
+/// A value that has no code: NaN or an infinity.
+#[derive(Clone, Copy, Debug)]
+pub struct NotFinite {
+    /// Index of the first such value.
+    pub index: usize,
+    /// The value.
+    pub value: f32,
+}
+
+impl PartialEq for NotFinite {
+    /// NaN equals NaN here: two reports of the same value at the same place are the same report.
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && self.value.to_bits() == other.value.to_bits()
+    }
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at index {} has no code", self.value, self.index)
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
+/// How real numbers become codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantize {
+    /// Real distance between neighbouring codes; finite and above zero.
+    pub scale: f32,
+    /// The code of 0.0, an `i8`.
+    pub zero_point: i32,
+    /// Smallest code, at least −128.
+    pub min: i32,
+    /// Largest code, at most 127.
+    pub max: i32,
+}
+
+/// Elements that are converted before it is checked that all of them were finite: 4 KiB, so that a second look at them
+/// finds them in cache.
+const CHUNK: usize = 1024;
+
+/// Quantizes: `out = saturate(round_ties_even(value / scale) + zero_point)`.
+///
+/// # Errors
+///
+/// [`NotFinite`] names the first value that is; `out` is then unspecified.
+///
+/// # Panics
+///
+/// If the lengths differ, the scale is not finite and positive, or a bound or the zero point is not an `i8`.
+#[track_caller]
+pub fn quantize_f32_i8(values: &[f32], by: Quantize, out: &mut [i8]) -> Result<(), NotFinite> {
+    assert_eq!(values.len(), out.len(), "one code per value");
+    assert!(
+        by.scale.is_finite() && by.scale > 0.0,
+        "scale {} is not a step",
+        by.scale
+    );
+    let codes = Codes {
+        zero_point: by.zero_point,
+        min: by.min,
+        max: by.max,
+    };
+    codes.check();
+    for (chunk, (values, out)) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate() {
+        let mut finite = true;
+        for (out, &value) in out.iter_mut().zip(values) {
+            finite &= value.abs() < f32::INFINITY;
+            *out = codes.code(value / by.scale);
+        }
+        if !finite {
+            return Err(first_not_finite(values, chunk * CHUNK));
+        }
+    }
+    Ok(())
+}
+
+/// The report of a slice that holds a value that is not finite; `offset` is the index of its first element.
+#[cold]
+fn first_not_finite(values: &[f32], offset: usize) -> NotFinite {
+    let index = values
+        .iter()
+        .position(|value| !value.is_finite())
+        .unwrap_or(0);
+    NotFinite {
+        index: offset + index,
+        value: values[index],
+    }
+}
+
+/// Dequantizes: `out = (code − zero_point) as f32 * scale`.
+///
+/// # Panics
+///
+/// If the lengths differ, or the zero point is not an `i8`.
+#[track_caller]
+pub fn dequantize_i8_f32(codes: &[i8], scale: f32, zero_point: i32, out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len(), "one value per code");
+    assert!(
+        (-128..=127).contains(&zero_point),
+        "zero point {zero_point} is not an i8"
+    );
+    for (out, &code) in out.iter_mut().zip(codes) {
+        *out = (i32::from(code) - zero_point) as f32 * scale;
+    }
+}
+
+/// Requantizes sums `[m, n]` to codes, one multiplier (and bias) per column (N12).
+///
+/// A sum and its bias are added as an accumulator adds them, wrapping. For sums that exist anyway; a product that is to end in codes does it without them
+/// ([`PackedWeights::requantized`](crate::PackedWeights::requantized)).
+///
+/// # Panics
+///
+/// If the lengths differ or are not whole rows, a multiplier is not finite, or a bound or the zero point is not an `i8`.
+#[track_caller]
+pub fn requantize_i32_i8(sums: &[i32], by: &Requantize<'_>, out: &mut [i8]) {
+    let n = by.multipliers.len();
+    by.check(n, i32::MAX);
+    assert_eq!(sums.len(), out.len(), "one code per sum");
+    if sums.is_empty() {
+        return;
+    }
+    assert!(
+        n > 0 && sums.len().is_multiple_of(n),
+        "{} sums are not rows of {n}",
+        sums.len()
+    );
+    let codes = by.codes();
+    for (sums, out) in sums.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+        let columns = out.iter_mut().zip(sums).zip(by.multipliers);
+        if by.bias.is_empty() {
+            columns.for_each(|((out, &sum), &factor)| *out = codes.code(sum as f32 * factor));
+        } else {
+            for (((out, &sum), &multiplier), &bias) in columns.zip(by.bias) {
+                *out = codes.code(sum.wrapping_add(bias) as f32 * multiplier);
+            }
+        }
+    }
+}
+
+/// Lanes of the range: independent minima and maxima, so that they fill vector registers.
+const LANES: usize = 32;
+
+/// The smallest and the largest value, `None` of an empty slice. A zero is `+0.0`.
+///
+/// # Errors
+///
+/// [`NotFinite`] names the first value that is.
+pub fn min_max(values: &[f32]) -> Result<Option<(f32, f32)>, NotFinite> {
+    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut finite = [true; LANES];
+    let (blocks, tail) = values.as_chunks::<LANES>();
+    let mut look = |lane: usize, value: f32| {
+        finite[lane] &= value.abs() < f32::INFINITY;
+        min[lane] = if value < min[lane] { value } else { min[lane] };
+        max[lane] = if value > max[lane] { value } else { max[lane] };
+    };
+    for block in blocks {
+        for (lane, &value) in block.iter().enumerate() {
+            look(lane, value);
+        }
+    }
+    for (lane, &value) in tail.iter().enumerate() {
+        look(lane, value);
+    }
+    if finite.contains(&false) {
+        return Err(first_not_finite(values, 0));
+    }
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let min = min.into_iter().fold(f32::INFINITY, f32::min);
+    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    // −0.0 + 0.0 is +0.0: which of two zeros a lane has met does not show.
+    Ok(Some((min + 0.0, max + 0.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm_i8::scalar;
+    use crate::testing::Random;
+
+    fn quantize_scalar(value: f32, by: Quantize) -> i8 {
+        let rounded = (value / by.scale).round_ties_even() as i64;
+        let code = rounded.saturating_add(i64::from(by.zero_point));
+        code.clamp(i64::from(by.min), i64::from(by.max)) as i8
+    }
+
+    fn assert_codes(values: &[f32], by: Quantize) {
+        let mut out = vec![0; values.len()];
+        quantize_f32_i8(values, by, &mut out).expect("finite values");
+        for (i, (&value, &code)) in values.iter().zip(&out).enumerate() {
+            assert_eq!(
+                code,
+                quantize_scalar(value, by),
+                "{value:e} at {i} by {by:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn worked_example() {
+        let by = Quantize {
+            scale: 0.5,
+            zero_point: 1,
+            min: -128,
+            max: 127,
+        };
+        let mut codes = [0; 5];
+        // 0.25 / 0.5 = 0.5 is a tie, to 0; 0.75 / 0.5 = 1.5 to 2; then + 1.
+        quantize_f32_i8(&[0.0, 0.25, 0.75, 1000.0, -1000.0], by, &mut codes).expect("finite");
+        assert_eq!(codes, [1, 1, 3, 127, -128]);
+        let mut values = [0.0; 5];
+        dequantize_i8_f32(&codes, 0.5, 1, &mut values);
+        assert_eq!(values, [0.0, 0.0, 1.0, 63.0, -64.5]);
+    }
+
+    #[test]
+    fn codes_are_those_of_the_definition_at_and_beside_every_tie() {
+        let beside = |value: f32| [value.next_down(), value, value.next_up()];
+        for scale in [0.5, 0.1, 1.0 / 3.0, 0.007_812_5, 0.019_73, 1e-20, 3e20] {
+            let values: Vec<f32> = (-300..=300)
+                .flat_map(|half| {
+                    [
+                        half as f32 * 0.5 * scale,
+                        half as f32 / 2.0 * scale.next_up(),
+                    ]
+                })
+                .flat_map(beside)
+                .collect();
+            for (zero_point, min, max) in [(0, -127, 127), (-128, -128, 127), (37, -8, 100)] {
+                assert_codes(
+                    &values,
+                    Quantize {
+                        scale,
+                        zero_point,
+                        min,
+                        max,
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_those_of_the_definition_for_any_finite_bits() {
+        let mut random = Random::new(5);
+        for _ in 0..30 {
+            let scale = f32::from_bits(random.next() as u32 & 0x7fff_ffff);
+            if !scale.is_finite() || scale == 0.0 {
+                continue;
+            }
+            let values: Vec<f32> = (0..2100)
+                .map(|_| f32::from_bits(random.next() as u32))
+                .filter(|value| value.is_finite())
+                .collect();
+            let near: Vec<f32> = (0..2100)
+                .map(|_| (random.unit() - 0.5) * 300.0 * scale)
+                .collect();
+            let by = Quantize {
+                scale,
+                zero_point: random.code().into(),
+                min: -128,
+                max: 127,
+            };
+            assert_codes(&values, by);
+            if near.iter().all(|value| value.is_finite()) {
+                assert_codes(&near, by);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_reported() {
+        let by = Quantize {
+            scale: 1.0,
+            zero_point: 0,
+            min: -128,
+            max: 127,
+        };
+        let mut values = vec![1.0; 3000];
+        values[2500] = f32::INFINITY;
+        values[2400] = f32::NEG_INFINITY;
+        let mut out = vec![0; 3000];
+        let expected = NotFinite {
+            index: 2400,
+            value: f32::NEG_INFINITY,
+        };
+        assert_eq!(quantize_f32_i8(&values, by, &mut out), Err(expected));
+        assert_eq!(min_max(&values), Err(expected));
+        values[7] = f32::NAN;
+        assert_eq!(
+            quantize_f32_i8(&values, by, &mut out).map_err(|error| error.index),
+            Err(7)
+        );
+        assert_eq!(min_max(&values).map_err(|error| error.index), Err(7));
+    }
+
+    #[test]
+    fn the_range_is_that_of_the_definition_at_every_length() {
+        let mut random = Random::new(6);
+        assert_eq!(min_max(&[]), Ok(None));
+        assert_eq!(
+            min_max(&[-0.0]).map(|range| range.map(|(min, _)| min.to_bits())),
+            Ok(Some(0))
+        );
+        for len in 1..100 {
+            let values: Vec<f32> = (0..len).map(|_| random.unit() - 0.5).collect();
+            let min = values.iter().copied().fold(f32::INFINITY, f32::min);
+            let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(min_max(&values), Ok(Some((min, max))));
+        }
+    }
+
+    #[test]
+    fn requantized_sums_are_those_of_the_definition() {
+        let mut random = Random::new(7);
+        let (m, n) = (7, 45);
+        let sums: Vec<i32> = (0..m * n).map(|_| random.next() as i32 >> 8).collect();
+        let bias: Vec<i32> = (0..n).map(|_| random.next() as i32 >> 12).collect();
+        let multipliers: Vec<f32> = (0..n).map(|_| random.unit() * 1e-5).collect();
+        for bias in [&bias[..], &[]] {
+            let by = Requantize {
+                bias,
+                multipliers: &multipliers,
+                zero_point: 4,
+                min: 4,
+                max: 127,
+            };
+            let mut out = vec![0; m * n];
+            requantize_i32_i8(&sums, &by, &mut out);
+            for (i, &code) in out.iter().enumerate() {
+                let sum = sums[i] + bias.get(i % n).copied().unwrap_or(0);
+                assert_eq!(code, scalar::requantize(sum, multipliers[i % n], 4, 4, 127));
+            }
+        }
+    }
+}
