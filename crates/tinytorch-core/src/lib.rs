@@ -11,6 +11,7 @@
 //! - [`safetensors`]: weights in files.
 
 mod atomic;
+mod backward;
 pub mod data;
 pub mod error;
 pub mod loss;

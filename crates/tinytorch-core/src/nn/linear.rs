@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::{Layer, initial, weight_and_bias};
 use crate::error::{Error, Result};
-use crate::ops::matmul::linear;
+use crate::ops::linear::linear;
 use crate::tensor::Tensor;
 
 /// `y = x · weightᵀ + bias`

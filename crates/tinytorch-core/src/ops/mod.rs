@@ -2,14 +2,16 @@
 
 pub(crate) mod activation;
 pub(crate) mod broadcast;
-pub(crate) mod elementwise;
-pub(crate) mod matmul;
-pub(crate) mod reduce;
-pub(crate) mod shape;
-
 pub(crate) mod conv;
+mod elementwise;
+mod index;
+pub(crate) mod linear;
+pub(crate) mod matmul;
 pub(crate) mod norm;
+mod operators;
 pub(crate) mod pool;
+mod reduce;
+mod shape;
 pub(crate) mod window;
 
 use ndarray::{ArrayD, IxDyn};

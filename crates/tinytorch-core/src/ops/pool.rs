@@ -1,11 +1,12 @@
 //! Pooling: one number for each window of an image.
 
+use std::ops::Range;
+
 use ndarray::ArrayD;
 
 use crate::error::{Error, Result};
 use crate::ops::window::Window;
 use crate::ops::{array_of, slice, standard, standard_owned};
-use crate::tape::records;
 use crate::tensor::Tensor;
 
 /// The window of a pooling operation. Pairs are `[height, width]`.
@@ -45,9 +46,12 @@ impl Pool2dOptions {
     }
 }
 
+/// Rows and columns of an image.
+type Part = [Range<usize>; 2];
+
 impl Window {
     /// The part of the image, rows and columns, that the window covers at each output, in order.
-    fn covered(&self) -> impl Iterator<Item = [std::ops::Range<usize>; 2]> + use<> {
+    fn covered(&self) -> impl Iterator<Item = Part> + use<> {
         let window = *self;
         let range = move |axis: usize, at: usize| {
             let start = at * window.stride[axis];
@@ -56,6 +60,47 @@ impl Window {
         };
         (0..window.out[0])
             .flat_map(move |y| (0..window.out[1]).map(move |x| [range(0, y), range(1, x)]))
+    }
+
+    /// Where in a plane the first largest element of a part is, or the first NaN.
+    fn position(&self, plane: &[f32], [rows, columns]: &Part) -> usize {
+        let mut best = rows.start * self.image[1] + columns.start;
+        let mut largest = plane[best];
+        for y in rows.clone() {
+            let start = y * self.image[1];
+            for (x, &value) in columns.clone().zip(&plane[start..][columns.clone()]) {
+                // Two selections and no branch: which element is largest cannot be predicted.
+                let taken = replaces(value, largest);
+                best = if taken { start + x } else { best };
+                largest = if taken { value } else { largest };
+            }
+        }
+        best
+    }
+
+    /// The maximum of every window of a plane without padding. First down the columns, whole rows at a time; then
+    /// along the one row that is left.
+    fn push_maxima(&self, plane: &[f32], row: &mut [f32], output: &mut Vec<f32>) {
+        let ([height, width], [down, across]) = (self.kernel, self.stride);
+        for top in (0..self.out[0]).map(|y| y * down * self.image[1]) {
+            row.copy_from_slice(&plane[top..][..row.len()]);
+            for y in 1..height {
+                let below = &plane[top + y * self.image[1]..][..row.len()];
+                row.iter_mut()
+                    .zip(below)
+                    .for_each(|(a, &b)| *a = larger(*a, b));
+            }
+            if self.kernel[1] == 2 && self.stride[1] == 2 {
+                // The usual window, with sizes that the compiler can see.
+                let (pairs, _) = row.as_chunks::<2>();
+                output.extend(pairs[..self.out[1]].iter().map(|&[a, b]| larger(a, b)));
+                continue;
+            }
+            for x in (0..self.out[1]).map(|x| x * across) {
+                let window = &row[x..x + width];
+                output.push(window[1..].iter().fold(window[0], |a, &b| larger(a, b)));
+            }
+        }
     }
 
     fn out_shape(&self) -> [usize; 4] {
@@ -75,64 +120,40 @@ impl Tensor {
     pub fn max_pool2d(&self, options: Pool2dOptions) -> Result<Tensor> {
         let window = options.window("max_pool2d", self)?;
         let values = standard(&self.array());
-        let [height, width] = window.kernel;
-        let count = window.batch * window.channels * window.out_plane();
-        let mut output = Vec::with_capacity(count);
-        let keep = records(&[self]);
-        let mut positions: Vec<u32> = Vec::with_capacity(if keep { count } else { 0 });
-        let whole = window.padding == [0, 0] && !keep;
-        let covered: Vec<_> = window.covered().collect();
-        for plane in slice(&values).chunks_exact(window.plane().max(1)) {
-            if whole {
-                // Nothing to remember and no borders: the loop that inference runs.
-                for [rows, columns] in &covered {
-                    let first = rows.start * window.image[1] + columns.start;
-                    let mut largest = plane[first];
-                    for y in 0..height {
-                        let line = &plane[first + y * window.image[1]..][..width];
-                        largest = line
-                            .iter()
-                            .fold(largest, |a, &b| if replaces(b, a) { b } else { a });
-                    }
-                    output.push(largest);
-                }
-                continue;
-            }
-            for [rows, columns] in &covered {
-                let mut best = rows.start * window.image[1] + columns.start;
-                let mut largest = plane[best];
-                for y in rows.clone() {
-                    let start = y * window.image[1];
-                    for x in columns.clone() {
-                        if replaces(plane[start + x], largest) {
-                            (best, largest) = (start + x, plane[start + x]);
-                        }
-                    }
-                }
-                output.push(largest);
-                if keep {
-                    positions.push(best as u32);
-                }
+        let planes = slice(&values).chunks_exact(window.plane().max(1));
+        let mut output = Vec::with_capacity(window.batch * window.channels * window.out_plane());
+        if window.padding == [0, 0] {
+            let mut row = vec![0.0; window.image[1]];
+            planes.for_each(|plane| window.push_maxima(plane, &mut row, &mut output));
+        } else {
+            let covered: Vec<_> = window.covered().collect();
+            for plane in planes {
+                output.extend(
+                    covered
+                        .iter()
+                        .map(|part| plane[window.position(plane, part)]),
+                );
             }
         }
         let output = array_of(output, &window.out_shape());
-        let shape = self.shape().to_vec();
         Ok(Tensor::recorded(
             "max_pool2d",
             output,
             &[self],
             move |gradient| {
+                // Where each maximum was is found again here: to remember it would slow down the way there.
                 let gradient = standard_owned(gradient);
-                let mut back = vec![0.0; shape.iter().product()];
-                let planes = back.chunks_exact_mut(window.plane());
-                let chosen = positions.chunks_exact(window.out_plane());
+                let covered: Vec<_> = window.covered().collect();
+                let mut back = vec![0.0; values.len()];
+                let planes = slice(&values).chunks_exact(window.plane());
                 let gradients = slice(&gradient).chunks_exact(window.out_plane());
-                for ((plane, chosen), gradient) in planes.zip(chosen).zip(gradients) {
-                    for (&position, &gradient) in chosen.iter().zip(gradient) {
-                        plane[position as usize] += gradient;
+                let backs = back.chunks_exact_mut(window.plane());
+                for ((plane, gradient), back) in planes.zip(gradients).zip(backs) {
+                    for (part, &gradient) in covered.iter().zip(gradient) {
+                        back[window.position(plane, part)] += gradient;
                     }
                 }
-                Ok(vec![Some(array_of(back, &shape))])
+                Ok(vec![Some(array_of(back, values.shape()))])
             },
         ))
     }
@@ -185,9 +206,14 @@ impl Tensor {
     }
 }
 
+/// The larger of two, or NaN if either is.
+fn larger(a: f32, b: f32) -> f32 {
+    if replaces(b, a) { b } else { a }
+}
+
 /// Whether `value` takes the place of `largest`: a NaN at once, and for good.
 fn replaces(value: f32, largest: f32) -> bool {
-    value > largest || (value.is_nan() && !largest.is_nan())
+    (value > largest) | (value.is_nan() & !largest.is_nan())
 }
 
 #[cfg(test)]

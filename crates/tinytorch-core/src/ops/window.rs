@@ -120,8 +120,16 @@ impl Window {
         for plane in image.chunks_exact(self.plane()) {
             for (ky, kx) in self.kernel_positions() {
                 let Some(line) = lines.next() else { return };
+                let line = &mut line[..used];
                 let (inside, first) = self.columns(kx);
-                let outputs = line[..used].chunks_exact_mut(self.out[1]);
+                if let Some((to, from)) = self.shift(ky, kx, &rows) {
+                    line[..to.start].fill(0.0);
+                    line[to.end..].fill(0.0);
+                    line[to].copy_from_slice(&plane[from]);
+                    self.clear_outside(line, inside);
+                    continue;
+                }
+                let outputs = line.chunks_exact_mut(self.out[1]);
                 for (oy, output) in rows.clone().zip(outputs) {
                     let Some(y) = self.row(oy, ky) else {
                         output.fill(0.0);
@@ -136,27 +144,42 @@ impl Window {
                     let input = &plane[y * self.image[1]..][..self.image[1]];
                     if self.stride[1] == 1 {
                         output.copy_from_slice(&input[first..first + output.len()]);
-                    } else {
-                        let input = input[first..].iter().step_by(self.stride[1]);
-                        output
-                            .iter_mut()
-                            .zip(input)
-                            .for_each(|(to, &from)| *to = from);
+                        continue;
                     }
+                    let input = input[first..].iter().step_by(self.stride[1]);
+                    output
+                        .iter_mut()
+                        .zip(input)
+                        .for_each(|(to, &from)| *to = from);
                 }
             }
         }
     }
 
-    /// Adds columns back to where [`Window::lower`] took them from.
-    pub fn raise(&self, columns: &[f32], row_stride: usize, rows: Range<usize>, image: &mut [f32]) {
+    /// Adds columns back to where [`Window::lower`] took them from. What belongs to padding is overwritten with zeros.
+    pub fn raise(
+        &self,
+        columns: &mut [f32],
+        row_stride: usize,
+        rows: Range<usize>,
+        image: &mut [f32],
+    ) {
         let used = rows.len() * self.out[1];
-        let mut lines = columns.chunks(row_stride);
+        let mut lines = columns.chunks_mut(row_stride);
         for plane in image.chunks_exact_mut(self.plane()) {
             for (ky, kx) in self.kernel_positions() {
                 let Some(line) = lines.next() else { return };
+                let line = &mut line[..used];
                 let (inside, first) = self.columns(kx);
-                let outputs = line[..used].chunks_exact(self.out[1]);
+                if let Some((from, to)) = self.shift(ky, kx, &rows) {
+                    self.clear_outside(line, inside);
+                    plane[to]
+                        .iter_mut()
+                        .zip(&line[from])
+                        .for_each(|(to, &from)| *to += from);
+                    continue;
+                }
+                let outputs = line.chunks_exact(self.out[1]);
                 for (oy, output) in rows.clone().zip(outputs) {
                     let Some(y) = self.row(oy, ky) else { continue };
                     let output = &output[inside.clone()];
@@ -170,12 +193,57 @@ impl Window {
                             .iter_mut()
                             .zip(output)
                             .for_each(|(to, &from)| *to += from);
-                    } else {
-                        let input = input[first..].iter_mut().step_by(self.stride[1]);
-                        input.zip(output).for_each(|(to, &from)| *to += from);
+                        continue;
                     }
+                    let input = input[first..].iter_mut().step_by(self.stride[1]);
+                    input.zip(output).for_each(|(to, &from)| *to += from);
                 }
             }
+        }
+    }
+
+    /// When output rows are as wide as the image, at stride 1, a line of columns is the plane itself, shifted: one
+    /// copy in place of one per row. Returns which part of the line comes from which part of the plane; the
+    /// few elements that wrap around from a neighbouring row are those that [`Window::clear_outside`] clears.
+    fn shift(
+        &self,
+        ky: usize,
+        kx: usize,
+        rows: &Range<usize>,
+    ) -> Option<(Range<usize>, Range<usize>)> {
+        let width = self.image[1];
+        if self.stride != [1, 1] || self.out[1] != width {
+            return None;
+        }
+        // Rows whose input row exists: 0 ≤ oy + ky − padding < height.
+        let top = self.padding[0]
+            .saturating_sub(ky)
+            .clamp(rows.start, rows.end);
+        let bottom = (self.image[0] + self.padding[0])
+            .saturating_sub(ky)
+            .clamp(top, rows.end);
+        // The plane's index is that of the line plus `ahead − behind`.
+        let ahead = (rows.start + ky) * width + kx;
+        let behind = self.padding[0] * width + self.padding[1];
+        let (start, end) = ((top - rows.start) * width, (bottom - rows.start) * width);
+        let start = start.max(behind.saturating_sub(ahead));
+        let end = end
+            .min((self.plane() + behind).saturating_sub(ahead))
+            .max(start);
+        if start == end {
+            return Some((0..0, 0..0));
+        }
+        Some((start..end, start + ahead - behind..end + ahead - behind))
+    }
+
+    /// Zeroes what lies beside the image in every row of a line.
+    fn clear_outside(&self, line: &mut [f32], inside: Range<usize>) {
+        if inside.len() == self.out[1] {
+            return;
+        }
+        for row in line.chunks_exact_mut(self.out[1]) {
+            row[..inside.start].fill(0.0);
+            row[inside.end..].fill(0.0);
         }
     }
 
@@ -246,7 +314,7 @@ mod tests {
             }
             let mut sums = vec![0.0; values.len()];
             columns.fill(1.0);
-            window.raise(&columns, row_stride, rows, &mut sums);
+            window.raise(&mut columns, row_stride, rows, &mut sums);
             prop_assert_eq!(sums, counts);
         }
     }

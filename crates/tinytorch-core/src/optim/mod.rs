@@ -4,9 +4,13 @@
 //! per step are `f64`, as Python's are; what happens to each element is `f32`.
 
 mod adam;
+mod clip;
+pub mod schedule;
 mod sgd;
 
 pub use adam::{Adam, AdamConfig, AdamW};
+pub use clip::clip_grad_norm;
+pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};
 
 use crate::error::{Error, Result};
