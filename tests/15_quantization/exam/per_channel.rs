@@ -108,11 +108,11 @@ pub(super) const CHECKS: &[Check] = &[
         cases: |rng| {
             let example = [0.02 / 127.0, 2.54 / 127.0].map(|scale| qparams(scale, 0));
             let values = Values::new()
-                .f32s("values", [0.01, -0.02, 1.27, 2.54])
+                .f32s("values", [0.012, -0.02, 1.3, 2.54])
                 .shaped(&[2, 2])
                 .count("axis", 0);
             let example = Case::new(
-                "the worked example",
+                "like the worked example, without ties",
                 with_codes(with_channel_qparams(values, &example), NARROW),
             );
             vec![

@@ -36,8 +36,8 @@ pub(super) const CHECKS: &[Check] = &[
         cases: |rng| {
             vec![
                 case(
-                    "the worked example",
-                    vec![5, 100, -1000, 150],
+                    "the worked example without its tie",
+                    vec![5, 100, -1000, 160],
                     &[0.5, 0.01],
                     3,
                     INT8,
@@ -113,6 +113,18 @@ pub(super) const CHECKS: &[Check] = &[
         run,
         judge: || Judge::Equal,
     },
+    Check {
+        id: "15.8/requantize-in-f32",
+        weight: 1,
+        visibility: Visibility::Public,
+        what: "sums and multipliers whose product rounds to a tie in f32, and is none in f64",
+        why: "The definition multiplies in f32, once rounded, because every kernel can do that and give the same bits. A wider product \
+              is no more right, only different, on the one machine that uses it.",
+        item: "requantize",
+        cases: |rng| (0..2).map(|_| ties_in_f32(rng)).collect(),
+        run,
+        judge: || Judge::Equal,
+    },
 ];
 
 pub(super) fn case(
@@ -155,6 +167,23 @@ pub(super) fn off_tie(
         }
     }
     case("random sums", sums, &multipliers, zero_point, codes)
+}
+
+/// Sums for which the product in f32 gives another code than the product in f64.
+fn ties_in_f32(rng: &mut Rng) -> Case {
+    loop {
+        let multiplier = rng.f32(0.001, 0.1);
+        let differs = |&sum: &i32| {
+            let wide = f64::from(sum) * f64::from(multiplier);
+            (sum as f32 * multiplier).round_ties_even() as i64 != wide.round_ties_even() as i64
+        };
+        // Only sums next to a tie can differ, so only those are tried.
+        let near_ties = (-120..120).map(|code| ((code as f32 + 0.5) / multiplier).round() as i32);
+        let sums: Vec<i32> = near_ties.filter(differs).collect();
+        if sums.len() >= 3 {
+            return case("ties in f32", sums, &[multiplier], 0, INT8);
+        }
+    }
 }
 
 pub(super) fn run(case: &Case) -> Answer {
