@@ -8,6 +8,8 @@
 //! `kernels()` lists what this CPU can run, best first; the environment variable `TINYTORCH_KERNEL` forces one by name.
 
 pub(crate) mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 pub(crate) mod block;
 pub mod ending;
 pub(crate) mod lines;
@@ -17,6 +19,8 @@ pub mod scalar;
 mod select;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::fmt::Debug;
 

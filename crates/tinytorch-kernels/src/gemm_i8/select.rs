@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use super::GemmI8;
+#[cfg(target_arch = "x86_64")]
+use super::avx512_vnni::Avx512Vnni;
 use super::portable::Portable;
 use super::scalar::Scalar;
 
@@ -14,7 +16,12 @@ pub const KERNEL_VARIABLE: &str = "TINYTORCH_KERNEL";
 pub fn kernels() -> &'static [&'static dyn GemmI8] {
     static KERNELS: OnceLock<Vec<&'static dyn GemmI8>> = OnceLock::new();
     KERNELS.get_or_init(|| {
-        let kernels: Vec<&'static dyn GemmI8> = vec![&Portable, &Scalar];
+        let mut kernels: Vec<&'static dyn GemmI8> = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = Avx512Vnni::new() {
+            kernels.push(Box::leak(Box::new(kernel)));
+        }
+        kernels.extend([&Portable as &dyn GemmI8, &Scalar]);
         kernels
     })
 }

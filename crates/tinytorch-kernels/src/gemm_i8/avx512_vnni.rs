@@ -1,0 +1,288 @@
+//! The kernel for AVX-512 with VNNI: `vpdpbusd` multiplies 64 pairs of bytes and adds them, four by four, to 16 sums.
+//!
+//! The instruction wants one side unsigned, so activations are shifted by 128 (the sign bit is flipped); the offsets
+//! take off what this adds to a sum, 128 times the sum of the weights. A tile is 14 rows by 2 vectors of 16 columns: 28
+//! of the 32 registers are sums, 2 hold weights, 1 an activation, and each load of weights serves 14 multiplications.
+#![expect(
+    unsafe_code,
+    reason = "vector loads and stores, and calls that need CPU features"
+)]
+
+use std::arch::x86_64::*;
+
+use super::ending::Ending;
+use super::lines::Lines;
+use super::tiled::{self, BLOCK, Block, Micro, Panel, Place};
+use super::{GemmI8, Task};
+
+/// The proof that this CPU has AVX-512 F, BW, VL and VNNI: there is no other way to one than [`Avx512Vnni::new`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// The kernel, if this CPU can run it.
+    pub fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        has.then_some(Self(()))
+    }
+}
+
+impl GemmI8 for Avx512Vnni {
+    fn name(&self) -> &'static str {
+        "i8i8i32-avx512vnni-14x32"
+    }
+
+    fn tile(&self) -> [usize; 2] {
+        [Self::ROWS, Self::COLUMNS]
+    }
+
+    fn pack(&self, n: usize, k: usize, weights: &[i8]) -> Lines {
+        tiled::pack::<Self>(n, k, weights)
+    }
+
+    fn activation_shift(&self) -> i32 {
+        128
+    }
+
+    fn run(&self, task: Task<'_>) {
+        tiled::run(self, task);
+    }
+}
+
+/// Calls `tile::<rows, vectors, unroll>` for the rows and width at hand.
+macro_rules! dispatch {
+    ($rows:expr, $width:expr, $arguments:tt, $($mr:literal: $unroll:literal),*) => {
+        match ($rows, $width > 16) {
+            // SAFETY: the CPU has the features because `self` is the proof of it.
+            $(($mr, true) => unsafe { tile::<$mr, 2, $unroll> $arguments },)*
+            // SAFETY: as above.
+            $(($mr, false) => unsafe { tile::<$mr, 1, $unroll> $arguments },)*
+            (rows, _) => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
+impl Micro for Avx512Vnni {
+    const COLUMNS: usize = 32;
+    const LANES: usize = 16;
+    const ROWS: usize = 14;
+    const CODES: usize = 4;
+
+    #[inline(always)]
+    fn encode(codes: &[i8], words: &mut [i32]) {
+        let (whole, tail) = codes.as_chunks::<4>();
+        for (word, &codes) in words.iter_mut().zip(whole) {
+            *word = i32::from_ne_bytes(codes.map(|code| code as u8 ^ 0x80));
+        }
+        if !tail.is_empty() {
+            let mut codes = [0; 4];
+            codes[..tail.len()].copy_from_slice(tail);
+            words[whole.len()] = i32::from_ne_bytes(codes.map(|code| code as u8 ^ 0x80));
+        }
+    }
+
+    fn tile(&self, rows: usize, activations: &[Block], panel: Panel<'_>, place: Place<'_, '_>) {
+        // Few rows are unrolled along k: `vpdpbusd` takes 5 cycles and two start in each, so below 10 independent
+        // sums they would wait for one another.
+        dispatch!(
+            rows, panel.width, (activations, panel, place),
+            1: 8, 2: 4, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
+        );
+    }
+}
+
+/// `ROWS` rows times `VECTORS` vectors of columns, with `UNROLL` sets of sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn tile<const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
+    activations: &[Block],
+    panel: Panel<'_>,
+    place: Place<'_, '_>,
+) {
+    let sums = sums::<ROWS, VECTORS, UNROLL>(activations, panel);
+    finish(sums, panel.width, place);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn sums<const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
+    activations: &[Block],
+    Panel {
+        weights,
+        width,
+        groups,
+    }: Panel<'_>,
+) -> [[__m512i; VECTORS]; ROWS] {
+    let stride = 4 * width;
+    assert!(groups == 0 || (groups - 1) * stride + VECTORS * 64 <= weights.len());
+    let mut sums = [[[_mm512_setzero_si512(); VECTORS]; ROWS]; UNROLL];
+    let (activations, _) = activations.as_chunks::<ROWS>();
+    for (block, rows) in activations.iter().enumerate() {
+        let first = block * BLOCK;
+        let len = BLOCK.min(groups - first);
+        let step = |sums: &mut [[__m512i; VECTORS]; ROWS], p: usize| {
+            let mut columns = [_mm512_setzero_si512(); VECTORS];
+            for (vector, columns) in columns.iter_mut().enumerate() {
+                // SAFETY: `first + p < groups`, and the assertion above covers every group's vectors.
+                *columns = unsafe {
+                    let group = weights.as_ptr().add((first + p) * stride + vector * 64);
+                    _mm512_loadu_si512(group.cast())
+                };
+            }
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let word = _mm512_set1_epi32(row.0[p % BLOCK]);
+                for (sum, &columns) in sums.iter_mut().zip(&columns) {
+                    *sum = _mm512_dpbusd_epi32(*sum, word, columns);
+                }
+            }
+        };
+        let unrolled = len - len % UNROLL;
+        for p in (0..unrolled).step_by(UNROLL) {
+            for (u, sums) in sums.iter_mut().enumerate() {
+                step(sums, p + u);
+            }
+        }
+        for p in unrolled..len {
+            step(&mut sums[0], p);
+        }
+    }
+    let mut total = sums[0];
+    for sums in &sums[1..] {
+        for (total, sums) in total.iter_mut().zip(sums) {
+            for (total, &sum) in total.iter_mut().zip(sums) {
+                *total = _mm512_add_epi32(*total, sum);
+            }
+        }
+    }
+    total
+}
+
+/// Adds the offsets and writes what the ending asks for.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn finish<const ROWS: usize, const VECTORS: usize>(
+    sums: [[__m512i; VECTORS]; ROWS],
+    width: usize,
+    Place {
+        ending,
+        offsets,
+        row,
+        column,
+    }: Place<'_, '_>,
+) {
+    let columns = column..column + width;
+    match ending {
+        Ending::Sums(out) => {
+            for vector in 0..VECTORS {
+                let offset = load_i32(offsets, vector);
+                for (i, sums) in sums.iter().enumerate() {
+                    let sum = _mm512_add_epi32(sums[vector], offset);
+                    store_i32(&mut out.row(row + i)[columns.clone()], vector, sum);
+                }
+            }
+        }
+        Ending::Codes {
+            out,
+            multipliers,
+            codes,
+        } => {
+            let multipliers = &multipliers[columns.clone()];
+            let (low, high) = codes.real_bounds();
+            let (low, high) = (_mm512_set1_ps(low), _mm512_set1_ps(high));
+            let zero_point = _mm512_set1_epi32(codes.zero_point);
+            for vector in 0..VECTORS {
+                let (offset, multiplier) =
+                    (load_i32(offsets, vector), load_f32(multipliers, vector));
+                for (i, sums) in sums.iter().enumerate() {
+                    let sum = _mm512_add_epi32(sums[vector], offset);
+                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multiplier);
+                    let value = _mm512_min_ps(_mm512_max_ps(value, low), high);
+                    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+                    let code = _mm512_cvt_roundps_epi32::<NEAREST>(value);
+                    let code = _mm512_cvtepi32_epi8(_mm512_add_epi32(code, zero_point));
+                    store_i8(&mut out.row(row + i)[columns.clone()], vector, code);
+                }
+            }
+        }
+        Ending::Reals { out, scale } => {
+            let scales = &scale.scales[columns.clone()];
+            for vector in 0..VECTORS {
+                let (offset, factor) = (load_i32(offsets, vector), load_f32(scales, vector));
+                let bias = if scale.bias.is_empty() {
+                    _mm512_setzero_ps()
+                } else {
+                    load_f32(&scale.bias[columns.clone()], vector)
+                };
+                for (i, sums) in sums.iter().enumerate() {
+                    let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[vector], offset));
+                    // Not fused: the definition rounds after the product.
+                    let mut value = _mm512_add_ps(_mm512_mul_ps(sum, factor), bias);
+                    if scale.relu {
+                        value = _mm512_max_ps(value, _mm512_setzero_ps());
+                    }
+                    store_f32(&mut out.row(row + i)[columns.clone()], vector, value);
+                }
+            }
+        }
+    }
+}
+
+/// Vector `vector` of a slice, and the lanes of it that exist.
+#[inline(always)]
+fn part<T>(values: &[T], vector: usize) -> (*const T, u16) {
+    let values = &values[vector * 16..];
+    (values.as_ptr(), lanes(values.len()))
+}
+
+#[inline(always)]
+fn part_mut<T>(values: &mut [T], vector: usize) -> (*mut T, u16) {
+    let values = &mut values[vector * 16..];
+    (values.as_mut_ptr(), lanes(values.len()))
+}
+
+#[inline(always)]
+fn lanes(len: usize) -> u16 {
+    if len >= 16 { !0 } else { (1 << len) - 1 }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_i32(values: &[i32], vector: usize) -> __m512i {
+    let (start, lanes) = part(values, vector);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_maskz_loadu_epi32(lanes, start) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_f32(values: &[f32], vector: usize) -> __m512 {
+    let (start, lanes) = part(values, vector);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_maskz_loadu_ps(lanes, start) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_i32(out: &mut [i32], vector: usize, value: __m512i) {
+    let (start, lanes) = part_mut(out, vector);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_mask_storeu_epi32(start, lanes, value) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_f32(out: &mut [f32], vector: usize, value: __m512) {
+    let (start, lanes) = part_mut(out, vector);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_mask_storeu_ps(start, lanes, value) }
+}
+
+#[target_feature(enable = "avx512bw,avx512vl")]
+#[inline]
+fn store_i8(out: &mut [i8], vector: usize, value: __m128i) {
+    let (start, lanes) = part_mut(out, vector);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm_mask_storeu_epi8(start, lanes, value) }
+}

@@ -1,0 +1,172 @@
+//! What the vector kernels share: the order of the loops, the buffer of activations, the layout of the weights.
+//!
+//! ```text
+//! weights [n, k] -> panels of COLUMNS outputs (the last one narrower), each:
+//!
+//!     group 0: out 0 (CODES codes), out 1, ..., out w−1 | group 1: ... | ...
+//!
+//! activations    -> tiles of up to ROWS rows, each in blocks of 64 words:
+//!
+//!     words 0..64 of row 0, of row 1, ..., of row r−1 | words 64..128 of row 0 ...
+//! ```
+//!
+//! A word is `CODES` consecutive codes of a row, what one 32-bit lane multiplies at once. The kernel broadcasts words and
+//! reads panels from front to back. The distance from one row of a block to the next is a constant, so that the
+//! addresses of a tile need one register. A panel stays in L1 while all tiles of the buffer pass by it.
+//!
+//! Source of the loop order: Goto, van de Geijn, "Anatomy of High-Performance Matrix Multiplication", section 4.
+
+use std::cell::RefCell;
+
+use super::Task;
+use super::ending::Ending;
+use super::lines::Lines;
+
+/// Words of one row that lie together.
+pub(super) const BLOCK: usize = 64;
+
+/// 64 words of one row: 256 B.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Block(pub [i32; BLOCK]);
+
+/// Bytes of activations that are prepared at once: an eighth of a 2 MiB L2, the rest is for the weights.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The inner part of a vector kernel: one tile of rows times one panel of columns.
+pub(super) trait Micro {
+    /// Columns of a full panel.
+    const COLUMNS: usize;
+    /// Columns of one vector register.
+    const LANES: usize;
+    /// Largest number of rows of a tile.
+    const ROWS: usize;
+    /// Codes of one word.
+    const CODES: usize;
+
+    /// Turns codes into words; words beyond the codes are left as they are, their weights are zero.
+    fn encode(codes: &[i8], words: &mut [i32]);
+
+    /// Multiplies a tile of `rows` rows with a panel and ends the sums.
+    ///
+    /// `activations` has `rows` blocks per 64 groups. `place.ending` gets rows `place.row..` and columns
+    /// `place.column..`, as many as the panel is wide.
+    fn tile(&self, rows: usize, activations: &[Block], panel: Panel<'_>, place: Place<'_, '_>);
+}
+
+/// The weights of some columns.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// From its first group to the end of the packed weights: vectors may be read beyond a narrow group, never beyond
+    /// this slice.
+    pub weights: &'a [i8],
+    /// Columns, at most `COLUMNS`.
+    pub width: usize,
+    /// Groups of `CODES` inputs.
+    pub groups: usize,
+}
+
+/// Where the sums of a tile belong.
+pub(super) struct Place<'p, 'a> {
+    pub ending: &'p mut Ending<'a>,
+    /// Those of the panel's columns.
+    pub offsets: &'p [i32],
+    pub row: usize,
+    pub column: usize,
+}
+
+/// Lays weights `[n, k]` out in panels.
+pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8]) -> Lines {
+    let groups = k.div_ceil(K::CODES);
+    let panel_bytes = groups * K::COLUMNS * K::CODES;
+    // Whole vectors are read at the last group of a narrow panel too.
+    let narrow = n % K::COLUMNS;
+    let slack = (narrow.next_multiple_of(K::LANES) - narrow) * K::CODES;
+    let mut packed = Lines::zeroed(n * groups * K::CODES + if groups > 0 { slack } else { 0 });
+    let bytes = packed.bytes_mut();
+    for j in 0..n {
+        let (panel, column) = (j / K::COLUMNS, j % K::COLUMNS);
+        let width = K::COLUMNS.min(n - panel * K::COLUMNS);
+        let row = weights[j * k..(j + 1) * k].chunks(K::CODES);
+        for (group, codes) in row.enumerate() {
+            let first = panel * panel_bytes + (group * width + column) * K::CODES;
+            bytes[first..first + codes.len()].copy_from_slice(codes);
+        }
+    }
+    packed
+}
+
+thread_local! {
+    /// Kept between calls: a fresh buffer of this size would cost page faults each time.
+    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { codes: vec![], blocks: vec![] }) };
+}
+
+#[derive(Default)]
+struct Buffers {
+    codes: Vec<i8>,
+    blocks: Vec<Block>,
+}
+
+/// Computes a task with `kernel`.
+pub(super) fn run<K: Micro>(kernel: &K, task: Task<'_>) {
+    // Taken, not borrowed: should rayon run another task on this thread meanwhile, it makes its own.
+    let mut buffers = BUFFERS.take();
+    run_with(kernel, task, &mut buffers);
+    BUFFERS.set(buffers);
+}
+
+fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
+    let (rows, columns, k) = (task.rows(), task.columns(), task.k);
+    assert!(
+        task.first_column.is_multiple_of(K::COLUMNS),
+        "work is divided at whole panels"
+    );
+    let groups = k.div_ceil(K::CODES);
+    let blocks = groups.div_ceil(BLOCK);
+    // Rows are divided evenly: 15 rows are 8 and 7, not 14 and 1, which would leave most of the second tile idle.
+    let tiles = rows.div_ceil(K::ROWS);
+    let tile_start = |tile: usize| tile * rows / tiles;
+    let tiles_at_once = (BUFFER_BYTES / (K::ROWS * blocks * size_of::<Block>()).max(1)).max(1);
+    let buffer_blocks = tiles.min(tiles_at_once) * K::ROWS * blocks;
+    buffers.codes.resize(k, 0);
+    if buffers.blocks.len() < buffer_blocks {
+        buffers.blocks.resize(buffer_blocks, Block([0; BLOCK]));
+    }
+    for first_tile in (0..tiles).step_by(tiles_at_once) {
+        let last_tile = tiles.min(first_tile + tiles_at_once);
+        let first_row = tile_start(first_tile);
+        for tile in first_tile..last_tile {
+            let (start, end) = (tile_start(tile), tile_start(tile + 1));
+            for row in start..end {
+                task.activations
+                    .copy_row(task.first_row + row, &mut buffers.codes);
+                let first = (start - first_row) * blocks + (row - start);
+                for (block, codes) in buffers.codes.chunks(BLOCK * K::CODES).enumerate() {
+                    let words = &mut buffers.blocks[first + block * (end - start)].0;
+                    K::encode(codes, words);
+                }
+            }
+        }
+        for column in (0..columns).step_by(K::COLUMNS) {
+            let width = K::COLUMNS.min(columns - column);
+            let first = (task.first_column + column) * groups * K::CODES;
+            let panel = Panel {
+                weights: &task.weights.bytes()[first..],
+                width,
+                groups,
+            };
+            for tile in first_tile..last_tile {
+                let (start, end) = (tile_start(tile), tile_start(tile + 1));
+                let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
+                let offsets = &task.offsets[column..column + width];
+                let place = Place {
+                    ending: &mut task.ending,
+                    offsets,
+                    row: start,
+                    column,
+                };
+                kernel.tile(end - start, &buffers.blocks[of_tile], panel, place);
+            }
+        }
+    }
+}
