@@ -152,6 +152,14 @@ impl PackedConv2d {
         }
     }
 
+    /// The weights as they were given, `[out, kernel height, kernel width, in / groups]`.
+    pub fn unpack(&self) -> Vec<i8> {
+        match &self.weights {
+            Weights::Groups(groups) => groups.iter().flat_map(PackedWeights::unpack).collect(),
+            Weights::Depthwise(weights) => weights.unpack(),
+        }
+    }
+
     /// The largest magnitude of a bias for which no sum can overflow.
     pub fn max_bias(&self) -> i32 {
         // `taps` was checked against MAX_K, so the product fits.

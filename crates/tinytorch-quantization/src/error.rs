@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::framework;
 use crate::scheme::QParams;
 
 /// The result of everything here that depends on data.
@@ -223,6 +224,26 @@ pub enum Error {
         /// Output channel.
         channel: usize,
     },
+    /// A layer of a model failed.
+    #[error("in layer `{name}`: {error}")]
+    Layer {
+        /// The dotted name of the layer.
+        name: String,
+        /// What went wrong in it.
+        error: Box<Error>,
+    },
+    /// There is no layer of this name.
+    #[error("the model has no layer `{name}`")]
+    NoSuchLayer {
+        /// The name that was given.
+        name: String,
+    },
+    /// The framework below refused.
+    #[error(transparent)]
+    Framework(#[from] framework::Error),
+    /// The kernel that the environment asks for cannot be used.
+    #[error("{0}")]
+    Kernel(String),
     /// Something that has a meaning, but no implementation here.
     #[error("{what}: not supported")]
     Unsupported {
@@ -253,6 +274,15 @@ impl Error {
             _ => {}
         }
         self
+    }
+
+    /// Says in which layer of a model the error arose.
+    #[must_use]
+    pub fn in_layer(self, name: &str) -> Self {
+        Self::Layer {
+            name: name.to_owned(),
+            error: Box::new(self),
+        }
     }
 
     /// N5 for one value: an error if it is not finite.

@@ -36,6 +36,13 @@ impl Depthwise {
         }
     }
 
+    /// The weights as they were given, `[channels, taps]`.
+    pub fn unpack(&self) -> Vec<i8> {
+        let weight =
+            |index: usize| self.weights[index % self.taps * self.channels + index / self.taps];
+        (0..self.weights.len()).map(weight).collect()
+    }
+
     pub fn channels(&self) -> usize {
         self.channels
     }

@@ -38,6 +38,7 @@ fn assert_kernels_agree(shape: Conv2dShape, images: Images, random: &mut Random)
     for &kernel in kernels() {
         let what = format!("{}, {shape:?}, {images:?}", kernel.name());
         let packed = PackedConv2d::with_kernel(kernel, shape, &weights);
+        assert_eq!(packed.unpack(), weights, "weights of {what}");
         let mut sums = vec![i32::MIN; rows * n];
         packed.product(images, &input, zero_point, &mut sums);
         assert_eq!(sums, expected, "sums of {what}");

@@ -82,6 +82,28 @@ impl PackedWeights {
         self.codes.bytes().len() + size_of_val::<[i32]>(&self.sums)
     }
 
+    /// The weights as they were given, `[n, k]`: read back by multiplying the identity with them, so that no kernel
+    /// needs the inverse of its layout.
+    pub fn unpack(&self) -> Vec<i8> {
+        const ROWS: usize = 64;
+        let (n, k) = (self.n, self.k);
+        let mut weights = vec![0; n * k];
+        for first in (0..k).step_by(ROWS) {
+            let rows = ROWS.min(k - first);
+            let mut identity = vec![0; rows * k];
+            for row in 0..rows {
+                identity[row * k + first + row] = 1;
+            }
+            let mut columns = vec![0; rows * n];
+            self.product(rows, &identity, 0, &mut columns);
+            for (index, code) in columns.into_iter().enumerate() {
+                // A sum of one weight and zeros.
+                weights[index % n * k + first + index / n] = code as i8;
+            }
+        }
+        weights
+    }
+
     /// The largest magnitude of a bias for which no sum of these weights can overflow.
     pub fn max_bias(&self) -> i32 {
         // k ≤ MAX_K, so the product fits.

@@ -1,0 +1,220 @@
+//! The layers a quantized model may have, each by its definition.
+//!
+//! In: codes. Out: codes. What runs fast is made from these (see `qmodel.rs`) and must give the same codes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::conv::QConv2d;
+use crate::error::{Error, Result};
+use crate::framework::nn::Layer;
+use crate::framework::{Pool2dOptions, Tensor, no_grad};
+use crate::linear::QLinear;
+use crate::pool::{ImageSize, avg_pool, max_pool, pooled_size};
+use crate::qtensor::{Parameters, QTensor};
+use crate::scheme::{CodeRange, QParams};
+
+/// One layer of a quantized model.
+#[derive(Clone, Debug)]
+pub enum QLayer {
+    /// A linear layer, with or without a ReLU.
+    Linear(QLinear),
+    /// A convolution, with or without a ReLU.
+    Conv2d(QConv2d),
+    /// The largest of each window. Codes keep their meaning.
+    MaxPool2d(Pool2dOptions),
+    /// The mean of each window. Codes keep their meaning.
+    AvgPool2d(Pool2dOptions),
+    /// A ReLU on its own. Codes keep their meaning.
+    Relu,
+    /// `[batch, ..]` to `[batch, everything else]`.
+    Flatten,
+    /// A layer that stays in `f32`.
+    Float(FloatLayer),
+}
+
+/// A layer that was not quantized, and why.
+#[derive(Clone)]
+pub struct FloatLayer {
+    /// The layer itself, shared with the model it came from.
+    pub layer: Arc<dyn Layer>,
+    /// Why it stays as it is.
+    pub reason: String,
+    /// How to write its output for the layers behind it.
+    pub output: QParams,
+}
+
+impl fmt::Debug for FloatLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FloatLayer")
+            .field("layer", &self.layer.kind())
+            .field("reason", &self.reason)
+            .field("output", &self.output)
+            .finish()
+    }
+}
+
+impl FloatLayer {
+    /// Runs the layer without recording.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(no_grad(|| self.layer.forward(x))?)
+    }
+}
+
+impl QLayer {
+    /// What the layer's codes mean if those of its input mean `input`.
+    #[must_use]
+    pub fn output(&self, input: QParams) -> QParams {
+        match self {
+            Self::Linear(layer) => layer.output(),
+            Self::Conv2d(layer) => layer.output(),
+            Self::Float(layer) => layer.output,
+            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => input,
+        }
+    }
+
+    /// A word for the kind of layer.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Linear(_) => "linear",
+            Self::Conv2d(_) => "conv2d",
+            Self::MaxPool2d(_) => "max_pool2d",
+            Self::AvgPool2d(_) => "avg_pool2d",
+            Self::Relu => "relu",
+            Self::Flatten => "flatten",
+            Self::Float(layer) => layer.layer.kind(),
+        }
+    }
+
+    /// The bytes its parameters take: codes, scales and biases, or `f32` if it was not quantized.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Linear(layer) => layer.memory_bytes(),
+            Self::Conv2d(layer) => layer.memory_bytes(),
+            Self::Float(layer) => f32_bytes(&*layer.layer),
+            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => 0,
+        }
+    }
+
+    /// Computes the layer by its definition.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`], [`Error::OtherQParams`], [`Error::NotFinite`] from a layer in `f32`.
+    pub fn forward_definition(&self, x: &QTensor) -> Result<QTensor> {
+        match self {
+            Self::Linear(layer) => {
+                // Like the layer it came from: any axes in front of the last.
+                let Some((&inputs, front)) = x.shape().split_last().filter(|(_, f)| f.len() != 1)
+                else {
+                    return layer.forward_definition(x);
+                };
+                let rows = front.iter().product();
+                let y = layer.forward_definition(&x.clone().reshape(&[rows, inputs])?)?;
+                let shape = [front, &[layer.bias().len()]].concat();
+                y.reshape(&shape)
+            }
+            Self::Conv2d(layer) => layer.forward_definition(x),
+            Self::MaxPool2d(options) => pooled("max_pool2d", x, *options, |codes, size, out| {
+                max_pool(codes, size, *options, out)
+            }),
+            Self::AvgPool2d(options) => {
+                let zero_point = per_tensor(x)?.zero_point;
+                pooled("avg_pool2d", x, *options, |codes, size, out| {
+                    avg_pool(codes, zero_point, size, *options, out)
+                })
+            }
+            Self::Relu => {
+                let zero = per_tensor(x)?.zero_point as i8;
+                let codes = x.as_slice().iter().map(|&code| code.max(zero)).collect();
+                QTensor::new(codes, x.shape(), x.parameters().clone(), x.range())
+            }
+            Self::Flatten => {
+                let shape = flattened(x.shape())?;
+                x.clone().reshape(&shape)
+            }
+            Self::Float(float) => {
+                let y = float.forward(&Tensor::from_array(x.dequantize()))?;
+                QTensor::quantize_with(y.array().view(), float.output, CodeRange::INT8)
+            }
+        }
+    }
+}
+
+/// The bytes of a layer's parameters and buffers in `f32`.
+#[must_use]
+pub fn f32_bytes(layer: &dyn Layer) -> usize {
+    let tensors = layer.named_tensors();
+    tensors
+        .iter()
+        .map(|(_, tensor)| tensor.len() * size_of::<f32>())
+        .sum()
+}
+
+/// `[batch, ..]` to `[batch, everything else]`.
+pub(crate) fn flattened(shape: &[usize]) -> Result<[usize; 2]> {
+    match shape {
+        [batch, rest @ ..] => Ok([*batch, rest.iter().product()]),
+        [] => Err(Error::ShapeMismatch {
+            operation: "flatten",
+            expected: "[batch, ..]".to_owned(),
+            got: Vec::new(),
+        }),
+    }
+}
+
+fn per_tensor(x: &QTensor) -> Result<QParams> {
+    x.qparams().ok_or(Error::Unsupported {
+        what: "activations with parameters per channel",
+    })
+}
+
+/// Pools `[batch, channels, height, width]`, by way of channels last.
+fn pooled(
+    operation: &'static str,
+    x: &QTensor,
+    options: Pool2dOptions,
+    pool: impl Fn(&[i8], ImageSize, [usize; 2]) -> Vec<i8>,
+) -> Result<QTensor> {
+    let out = pooled_size(operation, options, x.shape())?;
+    let &[batch, channels, height, width] = x.shape() else {
+        unreachable!("`pooled_size` wants four axes");
+    };
+    let size = ImageSize {
+        batch,
+        height,
+        width,
+        channels,
+    };
+    let last = channels_last(x.as_slice(), [batch, channels, height * width]);
+    let codes = pool(&last, size, out);
+    let codes = channels_first(&codes, [batch, channels, out[0] * out[1]]);
+    let shape = [batch, channels, out[0], out[1]];
+    let meaning = Parameters::PerTensor(per_tensor(x)?);
+    QTensor::new(codes, &shape, meaning, x.range())
+}
+
+/// `[batch, channels, places]` to `[batch, places, channels]`.
+pub(crate) fn channels_last(codes: &[i8], [batch, channels, places]: [usize; 3]) -> Vec<i8> {
+    transposed(codes, batch, [channels, places])
+}
+
+/// `[batch, places, channels]` to `[batch, channels, places]`; the sizes are those of the result.
+pub(crate) fn channels_first(codes: &[i8], [batch, channels, places]: [usize; 3]) -> Vec<i8> {
+    transposed(codes, batch, [places, channels])
+}
+
+fn transposed(codes: &[i8], batch: usize, [rows, columns]: [usize; 2]) -> Vec<i8> {
+    if rows == 1 || columns == 1 {
+        return codes.to_vec();
+    }
+    let mut result = Vec::with_capacity(codes.len());
+    for matrix in codes.chunks_exact((rows * columns).max(1)).take(batch) {
+        for column in 0..columns {
+            result.extend(matrix[column..].iter().step_by(columns));
+        }
+    }
+    result
+}

@@ -1,0 +1,309 @@
+//! The layers of a quantized model as they run: weights packed for the kernels, images with channels last.
+//!
+//! Packing takes the codes of a layer over: they are held once, in the order in which the kernel reads them, and
+//! [`PackedLinear::unpack`] and [`PackedConv2d::unpack`] give the definition back.
+
+use crate::conv::QConv2d;
+use crate::error::{Error, Result};
+use crate::framework::{Conv2dOptions, Pool2dOptions};
+use crate::kernels::gemm_i8::chosen;
+use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize};
+use crate::linear::QLinear;
+use crate::pool::ImageSize;
+use crate::qlayer::FloatLayer;
+use crate::qtensor::{Parameters, QTensor};
+use crate::requantize::multipliers;
+use crate::scheme::{CodeRange, QParams};
+
+/// One layer as it runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Linear(PackedLinear),
+    Conv2d(PackedConv2d),
+    MaxPool2d(Pool2dOptions),
+    AvgPool2d(Pool2dOptions),
+    Relu,
+    /// `keep` says that the next layer's weights expect channels last, so that nothing need be moved.
+    Flatten {
+        keep: bool,
+    },
+    Float(FloatLayer),
+}
+
+impl Step {
+    /// Bytes of parameters held.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Linear(layer) => layer.packed.bytes() + layer.ending.bytes(),
+            Self::Conv2d(layer) => layer.packed.bytes() + layer.ending.bytes(),
+            Self::Float(float) => crate::qlayer::f32_bytes(&*float.layer),
+            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten { .. } => 0,
+        }
+    }
+}
+
+/// What becomes of the sums of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    bias: Box<[i32]>,
+    /// The parameters of the weights, without their zeros.
+    scales: Scales,
+    weight_codes: CodeRange,
+    pub input: QParams,
+    pub output: QParams,
+    relu: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Scales {
+    One(f32),
+    Each(Box<[f32]>),
+}
+
+impl Ending {
+    fn new(weight: &QTensor, bias: &[i32], input: QParams, output: QParams, relu: bool) -> Self {
+        let scales = match weight.qparams() {
+            Some(qparams) => Scales::One(qparams.scale),
+            None => Scales::Each(weight.row_scales().into()),
+        };
+        Self {
+            bias: bias.into(),
+            scales,
+            weight_codes: weight.range(),
+            input,
+            output,
+            relu,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::One(_) => 1,
+            Scales::Each(scales) => scales.len(),
+        };
+        self.bias.len() * size_of::<i32>() + scales * size_of::<f32>() + 2 * size_of::<QParams>()
+    }
+
+    /// The meaning of the weights.
+    fn parameters(&self) -> Parameters {
+        match &self.scales {
+            Scales::One(scale) => Parameters::PerTensor(QParams::symmetric(*scale)),
+            Scales::Each(scales) => Parameters::PerChannel {
+                axis: 0,
+                qparams: scales.iter().copied().map(QParams::symmetric).collect(),
+            },
+        }
+    }
+
+    /// Calls `run` with the kernel's description of what to do.
+    ///
+    /// The multipliers are computed on every call: next to the product they cost little, and held they would be four
+    /// more bytes for each output.
+    fn with<R>(&self, run: impl FnOnce(&Requantize<'_>) -> R) -> Result<R> {
+        let all;
+        let scales: &[f32] = match &self.scales {
+            Scales::One(scale) => {
+                all = vec![*scale; self.bias.len()];
+                &all
+            }
+            Scales::Each(scales) => scales,
+        };
+        let multipliers = multipliers(self.input.scale, scales, self.output.scale)?;
+        let zero_point = self.output.zero_point;
+        let CodeRange { min, max } = CodeRange::INT8;
+        Ok(run(&Requantize {
+            bias: &self.bias,
+            multipliers: &multipliers,
+            zero_point,
+            min: if self.relu { zero_point } else { min },
+            max,
+        }))
+    }
+}
+
+/// A [`QLinear`] with its weights packed.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedLinear {
+    packed: PackedWeights,
+    pub ending: Ending,
+    /// With `Some(channels)` the inputs come channels last, and the columns of the weight are in that order.
+    channels: Option<usize>,
+}
+
+impl PackedLinear {
+    /// Packs a layer whose inputs come in the order of their axes (`None`), or were an image with so many channels, channels
+    /// last.
+    pub fn new(layer: &QLinear, channels: Option<usize>) -> Result<Self> {
+        let (n, k) = (layer.weight().shape()[0], layer.weight().shape()[1]);
+        let ending = Ending::new(
+            layer.weight(),
+            layer.bias(),
+            layer.input(),
+            layer.output(),
+            layer.has_relu(),
+        );
+        let codes = layer.weight().as_slice();
+        let packed = match channels {
+            Some(c) => pack(n, k, &crate::qlayer::channels_last(codes, [n, c, k / c]))?,
+            None => pack(n, k, codes)?,
+        };
+        Ok(Self {
+            packed,
+            ending,
+            channels,
+        })
+    }
+
+    /// The layer by its definition.
+    pub fn unpack(&self) -> Result<QLinear> {
+        let (n, k) = (self.packed.n(), self.packed.k());
+        let mut codes = self.packed.unpack();
+        if let Some(c) = self.channels {
+            codes = crate::qlayer::channels_first(&codes, [n, c, k / c]);
+        }
+        let Ending {
+            bias,
+            weight_codes,
+            input,
+            output,
+            relu,
+            ..
+        } = &self.ending;
+        let weight = QTensor::new(codes, &[n, k], self.ending.parameters(), *weight_codes)?;
+        QLinear::from_parts(weight, bias.to_vec(), *input, *output, *relu)
+    }
+
+    /// `[rows, in]` to `[rows, out]`.
+    pub fn forward(&self, rows: usize, codes: &[i8]) -> Result<Vec<i8>> {
+        let mut result = vec![0; rows * self.packed.n()];
+        let zero_point = self.ending.input.zero_point;
+        self.ending.with(|ending| {
+            self.packed
+                .requantized(rows, codes, zero_point, ending, &mut result);
+        })?;
+        Ok(result)
+    }
+
+    /// How many inputs and outputs there are.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.packed.k(), self.packed.n())
+    }
+}
+
+/// A [`QConv2d`] with its weights packed.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedConv2d {
+    packed: kernels::PackedConv2d,
+    pub ending: Ending,
+}
+
+impl PackedConv2d {
+    pub fn new(layer: &QConv2d) -> Result<Self> {
+        let &[outputs, group_inputs, height, width] = layer.weight().shape() else {
+            unreachable!("checked when the layer was made");
+        };
+        let Conv2dOptions {
+            stride,
+            padding,
+            groups,
+        } = layer.options();
+        let shape = Conv2dShape {
+            in_channels: group_inputs * groups,
+            out_channels: outputs,
+            kernel: [height, width],
+            stride,
+            padding,
+            groups,
+        };
+        let ending = Ending::new(
+            layer.weight(),
+            layer.bias(),
+            layer.input(),
+            layer.output(),
+            layer.has_relu(),
+        );
+        let codes = layer.weight().as_slice();
+        let codes = crate::qlayer::channels_last(codes, [outputs, group_inputs, height * width]);
+        let kernel = chosen().map_err(|error| Error::Kernel(error.to_string()))?;
+        let packed = kernels::PackedConv2d::with_kernel(kernel, shape, &codes);
+        Ok(Self { packed, ending })
+    }
+
+    /// The layer by its definition.
+    pub fn unpack(&self) -> Result<QConv2d> {
+        let Conv2dShape {
+            in_channels,
+            out_channels,
+            kernel: [height, width],
+            stride,
+            padding,
+            groups,
+        } = self.packed.shape();
+        let group_inputs = in_channels / groups;
+        let codes = self.packed.unpack();
+        let sizes = [out_channels, group_inputs, height * width];
+        let codes = crate::qlayer::channels_first(&codes, sizes);
+        let shape = [out_channels, group_inputs, height, width];
+        let Ending {
+            bias,
+            weight_codes,
+            input,
+            output,
+            relu,
+            ..
+        } = &self.ending;
+        let weight = QTensor::new(codes, &shape, self.ending.parameters(), *weight_codes)?;
+        let options = Conv2dOptions {
+            stride,
+            padding,
+            groups,
+        };
+        QConv2d::from_parts(weight, bias.to_vec(), options, *input, *output, *relu)
+    }
+
+    /// Images with channels last, to images with channels last.
+    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8]) -> Result<Vec<i8>> {
+        let channels = self.packed.shape().out_channels;
+        let mut result = vec![0; size.batch * out[0] * out[1] * channels];
+        let images = Images {
+            batch: size.batch,
+            height: size.height,
+            width: size.width,
+        };
+        let zero_point = self.ending.input.zero_point;
+        self.ending.with(|ending| {
+            self.packed
+                .requantized(images, codes, zero_point, ending, &mut result);
+        })?;
+        Ok(result)
+    }
+
+    /// Height and width of the result, if the images fit.
+    pub fn output_size(&self, shape: &[usize]) -> Result<[usize; 2]> {
+        let convolution = self.packed.shape();
+        let fits = |image: &[usize]| match *image {
+            [_, channels, height, width] if channels == convolution.in_channels => {
+                convolution.output_size([height, width])
+            }
+            _ => None,
+        };
+        fits(shape).ok_or_else(|| Error::ShapeMismatch {
+            operation: "QConv2d",
+            expected: format!(
+                "[batch, {}, height, width], at least as large as the kernel {:?}",
+                convolution.in_channels, convolution.kernel
+            ),
+            got: shape.to_vec(),
+        })
+    }
+
+    /// Channels of the result.
+    pub fn channels(&self) -> usize {
+        self.packed.shape().out_channels
+    }
+}
+
+fn pack(n: usize, k: usize, codes: &[i8]) -> Result<PackedWeights> {
+    let kernel = chosen().map_err(|error| Error::Kernel(error.to_string()))?;
+    Ok(PackedWeights::with_kernel(kernel, n, k, codes))
+}

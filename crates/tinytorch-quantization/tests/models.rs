@@ -1,0 +1,265 @@
+//! Whole models: what runs fast gives the codes of the definition, and what is unusual is refused by name.
+
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tinytorch_core::nn::{
+    AvgPool2d, BatchNorm2d, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear, MaxPool2d,
+    Relu, Sequential,
+};
+use tinytorch_core::{Pool2dOptions, Tensor};
+use tinytorch_quantization::{
+    Calibration, CodeRange, Error, Granularity, PrepareOptions, QModel, Scheme, calibrate, convert,
+    prepare,
+};
+
+type Rng = ChaCha8Rng;
+
+fn quantized(model: &Sequential, options: &PrepareOptions, batches: &[Tensor]) -> QModel {
+    let mut prepared = prepare(model, options).expect("known layers");
+    calibrate(&mut prepared, batches.to_vec()).expect("good batches");
+    convert(&prepared).expect("calibrated")
+}
+
+/// Numbers that training might have left in a batch norm.
+fn lived_in(norm: BatchNorm2d, rng: &mut Rng) -> BatchNorm2d {
+    for tensor in [norm.weight(), norm.bias(), norm.running_mean()] {
+        tensor.update(|mut values| values.mapv_inplace(|x| x + rng.random_range(-0.5..0.5)));
+    }
+    norm.running_var()
+        .update(|mut values| values.mapv_inplace(|x| x * rng.random_range(0.2..3.0)));
+    norm
+}
+
+/// A convolutional network of random sizes, and images for it.
+fn random_network(seed: u64) -> (Sequential, Tensor) {
+    let rng = &mut Rng::seed_from_u64(seed);
+    let groups = rng.random_range(1..=3);
+    let channels = [
+        rng.random_range(1..=3),
+        groups * rng.random_range(1..=5),
+        groups * rng.random_range(1..=5),
+    ];
+    let [height, width] = [rng.random_range(8..=12), rng.random_range(8..=12)];
+    let first = Conv2dConfig::new(channels[0], channels[1], rng.random_range(1..=3))
+        .padding(rng.random_range(0..=1))
+        .bias(rng.random());
+    let second = Conv2dConfig::new(channels[1], channels[2], 3)
+        .stride(rng.random_range(1..=2))
+        .padding(1)
+        .groups(groups);
+    let pool = Pool2dOptions {
+        kernel: [2, 2],
+        stride: [rng.random_range(1..=2), 2],
+        padding: [rng.random_range(0..=1), 0],
+    };
+    let mut features = Sequential::new()
+        .with(Conv2d::new(first, rng).expect("a good configuration"))
+        .with(lived_in(BatchNorm2d::new(channels[1]), rng));
+    if rng.random() {
+        features = features.with(Relu);
+    }
+    features = match rng.random_range(0..3) {
+        0 => features.with(MaxPool2d::with(pool)),
+        1 => features.with(AvgPool2d::with(pool)).with(Relu),
+        _ => features.with(Gelu),
+    };
+    features = features
+        .with(Conv2d::new(second, rng).expect("a good configuration"))
+        .with(Relu);
+    let x = Tensor::randn(&[3, channels[0], height, width], rng);
+    let size = features.forward(&x).expect("the sizes fit").len() / 3;
+    let model = Sequential::new()
+        .with_named("features", features)
+        .with(Flatten)
+        .with(Dropout::new(0.5, rng).expect("a probability"))
+        .with(Linear::new(size, 7, rng))
+        .with(Relu)
+        .with(Linear::without_bias(7, 4, rng));
+    (model, x)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_fast_model_gives_the_codes_of_the_definition(seed: u64) {
+        let (model, x) = random_network(seed);
+        let model = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+        let fast = model.forward(&x).expect("the sizes fit");
+        let definition = model.forward_definition(&x).expect("the sizes fit");
+        // Both dequantize the same codes, so equal codes are equal bits.
+        prop_assert_eq!(fast.to_vec(), definition.to_vec());
+        prop_assert_eq!(fast.shape(), [3, 4]);
+    }
+
+    #[test]
+    fn the_quantized_model_is_close_to_the_real_one(seed: u64) {
+        let (model, x) = random_network(seed);
+        let quantized = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+        let expected = model.forward(&x).expect("the sizes fit").to_vec();
+        let got = quantized.forward(&x).expect("the sizes fit").to_vec();
+        let report = tinytorch_quantization::metrics::compare(&expected, &got);
+        // An 8-bit code keeps some 40 dB; a handful of layers cost a few each.
+        prop_assert!(report.sqnr_db > 20.0, "{report:?}");
+    }
+}
+
+fn batch(seed: u64) -> (Sequential, Tensor) {
+    let rng = &mut Rng::seed_from_u64(seed);
+    let model = Sequential::new()
+        .with_named("hidden", Linear::new(6, 5, rng))
+        .with(Relu)
+        .with_named("last", Linear::new(5, 3, rng));
+    (model, Tensor::randn(&[16, 6], rng))
+}
+
+#[test]
+fn weights_may_have_fewer_bits_and_one_scale() {
+    let (model, x) = batch(0);
+    for codes in [
+        CodeRange::INT8_NARROW,
+        CodeRange::narrow(4),
+        CodeRange::narrow(2),
+    ] {
+        for granularity in [Granularity::PerTensor, Granularity::PerChannel { axis: 0 }] {
+            let options = PrepareOptions {
+                weights: Scheme {
+                    codes,
+                    granularity,
+                    ..Scheme::WEIGHTS
+                },
+                ..PrepareOptions::default()
+            };
+            let model = quantized(&model, &options, std::slice::from_ref(&x));
+            let definition = model.forward_definition(&x).expect("fits").to_vec();
+            assert_eq!(model.forward(&x).expect("fits").to_vec(), definition);
+        }
+    }
+}
+
+#[test]
+fn every_calibration_makes_a_model() {
+    let (model, x) = batch(1);
+    for calibration in [
+        Calibration::MinMax,
+        Calibration::MovingAverage(0.1),
+        Calibration::Percentile(99.9),
+        Calibration::Entropy,
+    ] {
+        let options = PrepareOptions {
+            calibration,
+            ..PrepareOptions::default()
+        };
+        let model = quantized(&model, &options, &[x.clone(), x.clone()]);
+        assert_eq!(model.forward(&x).expect("fits").shape(), [16, 3]);
+    }
+}
+
+#[test]
+fn linear_layers_take_any_axes_in_front() {
+    let (model, x) = batch(2);
+    let quantized = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+    let flat = quantized.forward(&x).expect("fits");
+    let cube = x.reshape(&[2, 8, 6]).expect("as many values");
+    let y = quantized.forward(&cube).expect("fits");
+    assert_eq!((y.shape(), y.to_vec()), (&[2, 8, 3][..], flat.to_vec()));
+    let definition = quantized.forward_definition(&cube).expect("fits");
+    assert_eq!(definition.to_vec(), flat.to_vec());
+}
+
+#[test]
+fn layers_kept_in_float_are_listed_and_others_are_found_by_name() {
+    let (model, x) = batch(3);
+    let options = PrepareOptions {
+        keep_float: vec!["last".to_owned()],
+        ..PrepareOptions::default()
+    };
+    let quantized = quantized(&model, &options, std::slice::from_ref(&x));
+    let kept: Vec<_> = quantized.in_float().collect();
+    assert_eq!(kept, [("last", "kept in f32 as asked")]);
+    assert_eq!(quantized.forward(&x).expect("fits").shape(), [16, 3]);
+
+    let options = PrepareOptions {
+        keep_float: vec!["las".to_owned()],
+        ..PrepareOptions::default()
+    };
+    let error = prepare(&model, &options).expect_err("there is no such layer");
+    assert_eq!(error.to_string(), "the model has no layer `las`");
+}
+
+#[test]
+fn a_batch_norm_alone_stays_in_float() {
+    let rng = &mut Rng::seed_from_u64(4);
+    let model = Sequential::new()
+        .with(BatchNorm2d::new(2))
+        .with(Conv2d::new(Conv2dConfig::new(2, 3, 1), rng).expect("good"));
+    let x = Tensor::randn(&[2, 2, 4, 4], rng);
+    let model = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+    assert_eq!(model.in_float().count(), 1);
+    let definition = model.forward_definition(&x).expect("fits").to_vec();
+    assert_eq!(model.forward(&x).expect("fits").to_vec(), definition);
+}
+
+#[test]
+fn a_bad_weight_is_named_with_channel_and_index() {
+    let (model, x) = batch(5);
+    let mut prepared = prepare(&model, &PrepareOptions::default()).expect("known layers");
+    calibrate(&mut prepared, [x]).expect("good batches");
+    let (name, weight) = &model.named_parameters()[2];
+    assert_eq!(name, "last.weight");
+    weight.update(|mut values| values[[2, 4]] = f32::INFINITY);
+    let error = convert(&prepared).expect_err("infinity has no code");
+    assert_eq!(
+        error.to_string(),
+        "infinity at index 14, channel 2, of `last.weight` cannot be quantized"
+    );
+}
+
+#[test]
+fn a_bad_activation_is_named_by_its_layer() {
+    let (model, x) = batch(6);
+    model.named_parameters()[0]
+        .1
+        .update(|mut values| values.fill(f32::MAX));
+    let mut prepared = prepare(&model, &PrepareOptions::default()).expect("known layers");
+    let error = calibrate(&mut prepared, [x]).expect_err("the sums overflow");
+    assert!(error.to_string().contains("of `hidden`"), "{error}");
+}
+
+#[test]
+fn a_bad_input_is_an_error_not_a_code() {
+    let (model, x) = batch(7);
+    let model = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+    x.update(|mut values| values[[3, 1]] = f32::NAN);
+    let error = model.forward(&x).expect_err("NaN has no code");
+    assert_eq!(
+        error.to_string(),
+        "NaN at index 19, of `input` cannot be quantized"
+    );
+    let error = model
+        .forward(&Tensor::zeros(&[2, 5]))
+        .expect_err("6 inputs, not 5");
+    assert!(matches!(error, Error::Layer { name, .. } if name == "hidden"));
+}
+
+#[test]
+fn a_dead_channel_with_a_bias_still_answers() {
+    let rng = &mut Rng::seed_from_u64(8);
+    let model = Sequential::new().with(Linear::new(4, 2, rng));
+    let parameters = model.named_parameters();
+    parameters[0].1.update(|mut weight| {
+        weight
+            .slice_axis_mut(ndarray::Axis(0), (..1).into())
+            .fill(1e-30)
+    });
+    parameters[1].1.update(|mut bias| bias.fill(0.75));
+    let x = Tensor::randn(&[8, 4], rng);
+    let quantized = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+    let y = quantized.forward(&x).expect("fits");
+    let range: f32 = y.to_vec().iter().fold(1.0, |max: f32, y| max.max(y.abs()));
+    for row in y.to_vec().chunks(2) {
+        // Half a step of the output, whose range is at most twice the largest magnitude.
+        assert!((row[0] - 0.75).abs() <= range / 255.0, "{row:?}");
+    }
+}
