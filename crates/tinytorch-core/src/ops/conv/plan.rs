@@ -101,7 +101,10 @@ impl Plan {
 
     pub fn is_parallel(&self) -> bool {
         let work = self.window.batch * self.outputs * self.depth() * self.window.out_plane();
-        work >= PARALLEL_THRESHOLD && self.part() < self.window.batch
+        // The parts are the same on one thread, which need not hand them to another.
+        work >= PARALLEL_THRESHOLD
+            && self.part() < self.window.batch
+            && rayon::current_num_threads() > 1
     }
 
     pub fn image_len(&self) -> usize {
