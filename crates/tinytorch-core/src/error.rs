@@ -17,6 +17,10 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] crate::safetensors::WeightsError),
 
+    /// A training that cannot go on as asked.
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
+
     /// The shapes of two operands do not fit together.
     #[error(
         "shape mismatch in {operation}: {left:?} {} {right:?}",

@@ -8,7 +8,8 @@
 //! - [`loss`]: one number that says how wrong;
 //! - [`optim`]: how parameters follow their gradients;
 //! - [`data`]: examples, batches, and where they come from;
-//! - [`safetensors`]: weights in files.
+//! - [`safetensors`]: weights in files;
+//! - [`train`]: epochs, measured, stopped in time, saved and resumed.
 
 mod atomic;
 mod backward;
@@ -22,6 +23,7 @@ pub mod rng;
 pub mod safetensors;
 mod tape;
 mod tensor;
+pub mod train;
 
 pub use atomic::write_atomically;
 pub use error::{Error, Result};

@@ -300,6 +300,14 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<TensorFile, WeightsError> 
         None => None,
     };
 
+    if let Some(own) = &own {
+        let mut names = file.names();
+        names.sort_unstable();
+        if !own.crc32.keys().eq(names) {
+            return Err(damaged("its checksums are not those of its tensors".into()));
+        }
+    }
+
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {

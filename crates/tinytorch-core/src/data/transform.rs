@@ -83,15 +83,25 @@ impl Transform for RandomShift {
         let source = |to: usize, offset: usize, len: usize| {
             (to + self.most).checked_sub(offset).filter(|&at| at < len)
         };
+        // The columns that get a pixel are neighbours, and so are those it comes from.
+        let kept: Vec<usize> = (0..width)
+            .filter(|&to| source(to, right, width).is_some())
+            .collect();
+        let columns = kept
+            .first()
+            .map(|&to| (to..to + kept.len(), source(to, right, width)));
         for plane in values.chunks_mut((height * width).max(1)) {
             let old = plane.to_vec();
-            for (i, x) in plane.iter_mut().enumerate() {
-                let row = source(i / width, down, height);
-                let column = source(i % width, right, width);
-                *x = match (row, column) {
-                    (Some(row), Some(column)) => old[row * width + column],
-                    _ => 0.0,
+            for (to, row) in plane.chunks_mut(width).enumerate() {
+                row.fill(0.0);
+                let (Some(from), Some((columns, Some(first)))) =
+                    (source(to, down, height), columns.clone())
+                else {
+                    continue;
                 };
+                let start = from * width + first;
+                let len = columns.len();
+                row[columns].copy_from_slice(&old[start..start + len]);
             }
         }
         Ok(())
@@ -161,6 +171,23 @@ mod tests {
             seen.insert(values.iter().position(|&x| x == 1.0).unwrap());
         }
         assert_eq!(seen.len(), 9);
+    }
+
+    #[test]
+    fn what_stays_in_the_picture_stays_together() {
+        // Pixel (r, c) of channel k holds 100 k + 10 r + c + 1: a shift changes rows and columns by one step each.
+        let image: Vec<f32> = (0..2 * 3 * 4)
+            .map(|i| (100 * (i / 12) + 10 * (i / 4 % 3) + i % 4 + 1) as f32)
+            .collect();
+        for example in 0..50 {
+            let mut values = image.clone();
+            RandomShift { most: 2 }
+                .apply(&mut values, &[2, 3, 4], &mut rng(example))
+                .unwrap();
+            let kept = (0..24).filter(|&i| values[i] != 0.0);
+            let shifts: BTreeSet<i32> = kept.map(|i| values[i] as i32 - image[i] as i32).collect();
+            assert!(shifts.len() <= 1, "{shifts:?}");
+        }
     }
 
     #[test]

@@ -90,6 +90,10 @@ impl Layer for Dropout {
         *lock(&self.rng) = state.to_rng();
     }
 
+    fn own_training(&self) -> Option<bool> {
+        Some(self.training.load(Ordering::Relaxed))
+    }
+
     fn set_training(&self, training: bool) {
         self.training.store(training, Ordering::Relaxed);
     }

@@ -84,6 +84,11 @@ pub trait Layer: Send + Sync + Any {
     /// Puts this layer's own random generator into a state that [`Layer::own_rng_state`] gave; nothing without one.
     fn set_own_rng_state(&self, _state: &RngState) {}
 
+    /// Whether this layer itself is in training mode; `None` if it behaves the same in both.
+    fn own_training(&self) -> Option<bool> {
+        None
+    }
+
     /// Chooses between the behaviour for training (`true`, as layers begin) and for evaluation, here and in all children.
     fn set_training(&self, training: bool) {
         for (_, child) in self.children() {

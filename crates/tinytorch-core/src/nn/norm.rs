@@ -135,6 +135,10 @@ impl Layer for BatchNorm2d {
         ]
     }
 
+    fn own_training(&self) -> Option<bool> {
+        Some(self.training.load(Ordering::Relaxed))
+    }
+
     fn set_training(&self, training: bool) {
         self.training.store(training, Ordering::Relaxed);
     }
