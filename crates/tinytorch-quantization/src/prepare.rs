@@ -81,7 +81,7 @@ enum Plan {
     /// A linear layer or a convolution, perhaps with batch norm and ReLU behind it.
     Weighted { relu: bool },
     /// A layer whose output is written like its input.
-    Same(QLayer),
+    Same(Box<QLayer>),
     /// A layer that stays in `f32`, and why.
     Float(String),
 }
@@ -175,7 +175,7 @@ impl Stage {
     pub fn quantize(&self, input: QParams, output: QParams) -> Result<QLayer> {
         let relu = match &self.plan {
             Plan::Weighted { relu } => *relu,
-            Plan::Same(layer) => return Ok(layer.clone()),
+            Plan::Same(layer) => return Ok(QLayer::clone(layer)),
             Plan::Float(reason) => return Ok(QLayer::Float(self.in_float(reason, output))),
         };
         let first = self.layers[0].as_any();
@@ -387,13 +387,13 @@ fn plan_for(layer: &dyn Layer) -> Plan {
     if any.is::<Linear>() || any.is::<Conv2d>() {
         Plan::Weighted { relu: false }
     } else if let Some(pool) = any.downcast_ref::<MaxPool2d>() {
-        Plan::Same(QLayer::MaxPool2d(pool.options()))
+        Plan::Same(QLayer::MaxPool2d(pool.options()).into())
     } else if let Some(pool) = any.downcast_ref::<AvgPool2d>() {
-        Plan::Same(QLayer::AvgPool2d(pool.options()))
+        Plan::Same(QLayer::AvgPool2d(pool.options()).into())
     } else if any.is::<Relu>() {
-        Plan::Same(QLayer::Relu)
+        Plan::Same(QLayer::Relu.into())
     } else if any.is::<Flatten>() {
-        Plan::Same(QLayer::Flatten)
+        Plan::Same(QLayer::Flatten.into())
     } else if any.is::<BatchNorm2d>() {
         Plan::Float("a batch norm with no convolution right before it".to_owned())
     } else if layer.children().is_empty() {
