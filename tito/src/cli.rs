@@ -1,6 +1,7 @@
 //! The command line, as clap sees it.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -33,6 +34,22 @@ pub enum Command {
         /// Number, name or both: 15, quantization, 15_quantization.
         module: String,
     },
+    /// Build and check your files: points, and for a failure what went wrong and where to look.
+    Test {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// Only this exercise: 15.3, 3 or the name of its function.
+        exercise: Option<String>,
+        /// Test again whenever a file of the module is saved; stop with Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+        /// Seconds a single check may take.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        time_limit: u64,
+        /// Show every failed check, not only the first of each exercise.
+        #[arg(long)]
+        all: bool,
+    },
     /// The next hint for an exercise, from a nudge to nearly the answer.
     Hint {
         /// Number, name or both: 15, quantization, 15_quantization.
@@ -50,6 +67,17 @@ pub enum Command {
         /// Passed on to the lab.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Put your finished files into the library that later modules use.
+    Export {
+        /// Number, name or both: 15, quantization, 15_quantization.
+        module: String,
+        /// Put the library's own files back instead.
+        #[arg(long)]
+        restore: bool,
+        /// Seconds a single check may take.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        time_limit: u64,
     },
     /// Fresh exercises; your files are kept and `undo` brings them back.
     Reset {
@@ -91,7 +119,22 @@ pub enum Dev {
     },
 }
 
-/// Reads the arguments; a wrong one ends the program with exit code 2.
-pub fn parse() -> Arguments {
-    Arguments::parse()
+/// Reads the arguments. A wrong one is explained, as JSON if that was asked for, and ends the program with exit code 2.
+///
+/// # Errors
+///
+/// The exit code: 0 after `--help` and `--version`.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| {
+        let is_wrong = error.use_stderr();
+        if is_wrong && std::env::args().any(|argument| argument == "--json") {
+            let message = error.render().to_string();
+            crate::ui::print_json(&serde_json::json!({
+                "error": { "message": message.trim(), "exit_code": 2 }
+            }));
+        } else {
+            let _ = error.print();
+        }
+        ExitCode::from(if is_wrong { 2 } else { 0 })
+    })
 }

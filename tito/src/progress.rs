@@ -84,19 +84,15 @@ pub fn place_of(module: &Module, files: &[SourceFile], file: &str, item: &str) -
     }
 }
 
-/// The exercise to do next: the first, bonus last, that waits or did not earn all its points in a test of just these files.
+/// The exercise to do next: the first, bonus last, that waits or did not earn all its points in a test on just this basis.
 pub fn next<'a>(
     standings: &'a [Standing],
     receipt: Option<&Receipt>,
-    files: &[SourceFile],
+    basis: &str,
 ) -> Option<&'a Standing> {
-    let receipt = receipt.filter(|receipt| receipt.is_current(files));
     let open = |standing: &&Standing| {
-        !standing.is_written()
-            || receipt.is_some_and(|receipt| {
-                let earned = receipt.exercises.get(&standing.exercise.id);
-                earned.is_some_and(|earned| !earned.is_full())
-            })
+        let earned = receipt.and_then(|receipt| receipt.current(&standing.exercise.id, basis));
+        !standing.is_written() || earned.is_some_and(|earned| !earned.is_full())
     };
     let with = |bonus: bool| {
         standings

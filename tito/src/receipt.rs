@@ -6,20 +6,15 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::lock;
+use crate::manifest::Exercise;
 use crate::snapshot::{hash, now, write_atomically};
 use crate::workspace::{Module, SourceFile, Workspace};
 
-/// The result of the last complete or partial test of a module.
+/// The results of the last tests of a module. Exercises may be tested one by one, so each carries what it was tested on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     /// `15_quantization`.
     pub module: String,
-    /// Seconds since 1970.
-    pub time: u64,
-    /// SHA-256 of the exam.
-    pub exam: String,
-    /// File name to SHA-256.
-    pub files: BTreeMap<String, String>,
     /// Exercise to result.
     pub exercises: BTreeMap<String, Earned>,
 }
@@ -33,6 +28,10 @@ pub struct Earned {
     pub of: u32,
     /// Counted beside the hundred.
     pub bonus: bool,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// Hash of the student's files and the exam.
+    pub basis: String,
 }
 
 impl Earned {
@@ -57,25 +56,35 @@ impl Receipt {
     pub fn save(&self, workspace: &Workspace, module: &Module) -> Result<()> {
         lock::prepare(&workspace.state())?;
         let path = path(workspace, module);
+        let folder = workspace.state().join("receipts");
+        std::fs::create_dir_all(&folder).map_err(|error| lock::cannot_write(&folder, &error))?;
         let text = serde_json::to_vec_pretty(self)?;
         write_atomically(&path, &text).map_err(|error| lock::cannot_write(&path, &error))?;
         Ok(())
     }
 
-    /// A receipt without results, for files as they are.
-    pub fn of_files(module: &Module, files: &[SourceFile], exam: String) -> Receipt {
-        Receipt {
-            module: module.name.clone(),
+    /// Notes what an exercise earned.
+    pub fn note(&mut self, exercise: &Exercise, points: f64, basis: &str) {
+        let earned = Earned {
+            points,
+            of: exercise.points,
+            bonus: exercise.bonus,
             time: now(),
-            exam,
-            files: hashes(files),
-            exercises: BTreeMap::new(),
-        }
+            basis: basis.to_owned(),
+        };
+        self.exercises.insert(exercise.id.clone(), earned);
     }
 
-    /// True if it was made for just these files.
-    pub fn is_current(&self, files: &[SourceFile]) -> bool {
-        self.files == hashes(files)
+    /// What an exercise earned, if it was tested on just this basis.
+    pub fn current(&self, exercise: &str, basis: &str) -> Option<&Earned> {
+        let earned = self.exercises.get(exercise)?;
+        (earned.basis == basis).then_some(earned)
+    }
+
+    /// True if everything in it was tested on just this basis.
+    pub fn is_current(&self, basis: &str) -> bool {
+        let mut exercises = self.exercises.values();
+        exercises.all(|earned| earned.basis == basis)
     }
 
     /// Points, without bonus and bonus alone.
@@ -91,11 +100,12 @@ impl Receipt {
     }
 }
 
-fn hashes(files: &[SourceFile]) -> BTreeMap<String, String> {
-    let files = files.iter();
-    files
-        .map(|file| (file.name.clone(), hash(file.text.as_bytes())))
-        .collect()
+/// What a result depends on: the student's files and the recorded exam.
+pub fn basis(module: &Module, files: &[SourceFile]) -> String {
+    let exam = module.root.join(&module.manifest.exam).join("public.json");
+    let mut parts: Vec<String> = files.iter().map(|file| hash(file.text.as_bytes())).collect();
+    parts.push(hash(&std::fs::read(exam).unwrap_or_default()));
+    hash(parts.join(" ").as_bytes())
 }
 
 fn path(workspace: &Workspace, module: &Module) -> std::path::PathBuf {

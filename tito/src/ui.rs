@@ -36,6 +36,11 @@ pub fn advice(arguments: &str) -> String {
     paint(CODE, format!("{} {arguments}", tito()))
 }
 
+/// True if standard output shows colours.
+pub fn is_colored() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+}
+
 /// Prints one or more lines to standard output.
 pub fn say(text: impl AsRef<str>) {
     let mut out = anstream::stdout().lock();

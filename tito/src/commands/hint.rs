@@ -9,7 +9,7 @@ use super::Context;
 use crate::failure::{Failure, Outcome};
 use crate::lock::{self, Lock};
 use crate::progress;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, basis};
 use crate::snapshot::write_atomically;
 use crate::ui::{self, CODE, FAINT, STRONG, paint};
 
@@ -35,7 +35,7 @@ pub fn run(
                 .iter()
                 .find(|standing| standing.exercise.id == wanted.id)
         }
-        None => progress::next(&standings, receipt.as_ref(), &files),
+        None => progress::next(&standings, receipt.as_ref(), &basis(&module, &files)),
     };
     let number = module.manifest.number;
     let Some(standing) = standing else {

@@ -9,6 +9,7 @@ mod reset;
 mod start;
 mod status;
 mod submit;
+mod test;
 mod undo;
 
 use anyhow::Result;
@@ -47,6 +48,22 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Status => status::run(&context),
         Command::List => list::run(&context),
         Command::Start { module } => start::run(&context, &module),
+        Command::Test {
+            module,
+            exercise,
+            watch,
+            time_limit,
+            all,
+        } => {
+            let wishes = test::Wishes {
+                exercise: exercise.as_deref(),
+                watch,
+                time_limit,
+                all,
+            };
+            test::run(&context, &module, &wishes)
+        }
+        Command::Export { .. } => todo!(),
         Command::Hint {
             module,
             exercise,
@@ -81,7 +98,7 @@ fn complete_interrupted(context: &Context) -> Result<()> {
 }
 
 /// The cargo to call: the one that called us, or the one on the path.
-fn cargo() -> std::ffi::OsString {
+pub fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

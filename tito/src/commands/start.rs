@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Context;
 use crate::failure::Outcome;
 use crate::progress;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, basis};
 use crate::ui::{self, CODE, FAINT, STRONG, paint};
 
 /// Lines of the lesson that are shown; the rest is for the editor.
@@ -22,7 +22,7 @@ pub fn run(context: &Context, module: &str) -> Result<Outcome> {
     let files = module.student_files()?;
     let standings = progress::standings(&module, &files)?;
     let receipt = Receipt::load(&context.workspace, &module);
-    let next = progress::next(&standings, receipt.as_ref(), &files);
+    let next = progress::next(&standings, receipt.as_ref(), &basis(&module, &files));
     let about = module.shown("ABOUT.md");
     let lesson = std::fs::read_to_string(module.root.join(&about)).ok();
     let prerequisites: Vec<String> = context

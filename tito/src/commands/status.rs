@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::failure::Outcome;
 use crate::progress::{self, Standing};
-use crate::receipt::{Receipt, points};
+use crate::receipt::{self, Receipt, points};
 use crate::ui::{self, CODE, FAINT, GOOD, OPEN, STRONG, paint};
-use crate::workspace::{Module, SourceFile};
+use crate::workspace::Module;
 
 /// Prints a line per written module and the next step.
 ///
@@ -32,6 +32,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
         let files = module.student_files()?;
         let standings = progress::standings(&module, &files)?;
         let receipt = Receipt::load(&context.workspace, &module);
+        let basis = receipt::basis(&module, &files);
         if context.json {
             documents.push(document(
                 context,
@@ -41,7 +42,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
                 receipt.as_ref(),
             )?);
         } else {
-            describe(context, &module, &files, &standings, receipt.as_ref())?;
+            describe(context, &module, &basis, &standings, receipt.as_ref())?;
         }
     }
     if context.json {
@@ -53,7 +54,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
 fn describe(
     context: &Context,
     module: &Module,
-    files: &[SourceFile],
+    basis: &str,
     standings: &[Standing],
     receipt: Option<&Receipt>,
 ) -> Result<()> {
@@ -80,7 +81,7 @@ fn describe(
             } else {
                 String::new()
             };
-            let since = if receipt.is_current(files) {
+            let since = if receipt.is_current(basis) {
                 ""
             } else {
                 " (files changed since)"
@@ -95,7 +96,7 @@ fn describe(
     if super::is_exported(context, module)? {
         ui::say("  exported: the library runs on your code");
     }
-    match progress::next(standings, receipt, files) {
+    match progress::next(standings, receipt, basis) {
         Some(next) => {
             let id = &next.exercise.id;
             let number = module.manifest.number;
@@ -109,7 +110,7 @@ fn describe(
         }
         None => ui::say(format!(
             "  next: {}",
-            ui::advice(&next_command(context, module, files, receipt)?)
+            ui::advice(&next_command(context, module, basis, receipt)?)
         )),
     }
     Ok(())
@@ -118,11 +119,11 @@ fn describe(
 fn next_command(
     context: &Context,
     module: &Module,
-    files: &[SourceFile],
+    basis: &str,
     receipt: Option<&Receipt>,
 ) -> Result<String> {
     let tested = receipt.is_some_and(|receipt| {
-        receipt.is_current(files) && receipt.exercises.len() == module.manifest.exercises.len()
+        receipt.is_current(basis) && receipt.exercises.len() == module.manifest.exercises.len()
     });
     let verb = if !tested {
         "test"
@@ -137,7 +138,7 @@ fn next_command(
 fn document(
     context: &Context,
     module: &Module,
-    files: &[SourceFile],
+    basis: &str,
     standings: &[Standing],
     receipt: Option<&Receipt>,
 ) -> Result<Value> {
@@ -157,13 +158,13 @@ fn document(
         })
         .collect();
     let points = receipt.map(Receipt::points);
-    let next = progress::next(standings, receipt, files);
+    let next = progress::next(standings, receipt, basis);
     Ok(json!({
         "module": module.name,
         "number": module.manifest.number,
         "points": points.map(|(points, _)| points),
         "bonus": points.map(|(_, bonus)| bonus),
-        "changed_since_test": receipt.is_some_and(|receipt| !receipt.is_current(files)),
+        "changed_since_test": receipt.is_some_and(|receipt| !receipt.is_current(basis)),
         "exported": super::is_exported(context, module)?,
         "next": next.map(|next| &next.exercise.id),
         "exercises": exercises,

@@ -13,7 +13,7 @@ use super::Context;
 use crate::failure::Outcome;
 use crate::lock::cannot_write;
 use crate::progress;
-use crate::receipt::{Receipt, points};
+use crate::receipt::{Receipt, basis, points};
 use crate::snapshot::{hash, write_atomically};
 use crate::ui::{self, CODE, FAINT, OPEN, paint};
 
@@ -27,7 +27,7 @@ pub fn run(context: &Context, module: &str, out: Option<&Path>) -> Result<Outcom
     let files = module.student_files()?;
     let standings = progress::standings(&module, &files)?;
     let receipt =
-        Receipt::load(&context.workspace, &module).filter(|receipt| receipt.is_current(&files));
+        Receipt::load(&context.workspace, &module).filter(|receipt| receipt.is_current(&basis(&module, &files)));
 
     let mut contents: Vec<(String, Vec<u8>)> = files
         .into_iter()

@@ -1,0 +1,143 @@
+//! `tito test 15_quantization`: build the student's files, put the exam's questions to them, say what came.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Context;
+use crate::dependencies;
+use crate::exam;
+use crate::failure::Outcome;
+use crate::manifest::Exercise;
+use crate::progress;
+use crate::receipt::{self, Receipt};
+use crate::report::{self, Report};
+use crate::subject::{self, Build, CompileError, Source};
+use crate::ui::{self, FAINT, paint};
+use crate::workspace::Module;
+
+/// How a test is wanted.
+pub struct Wishes<'a> {
+    /// Only this exercise.
+    pub exercise: Option<&'a str>,
+    /// Again on every save.
+    pub watch: bool,
+    /// Seconds a check may take.
+    pub time_limit: u64,
+    /// Show every failed check.
+    pub all: bool,
+}
+
+/// Tests a module, once or on every save.
+///
+/// # Errors
+///
+/// Those of finding module and exercise, of the markers, and of the environment.
+pub fn run(context: &Context, module: &str, wishes: &Wishes<'_>) -> Result<Outcome> {
+    let module = context.workspace.module(module)?;
+    let only = match wishes.exercise {
+        Some(typed) => Some(module.manifest.exercise(typed)?.clone()),
+        None => None,
+    };
+    if !wishes.watch {
+        return once(context, &module, only.as_ref(), wishes);
+    }
+    loop {
+        let saved = last_saved(&module);
+        // A file that cannot be read or parsed now may be whole again after the next save.
+        if let Err(error) = once(context, &module, only.as_ref(), wishes) {
+            crate::failure::report(&error, context.json);
+        }
+        ui::note(paint(FAINT, "watching; Ctrl-C ends it"));
+        while last_saved(&module) == saved {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn once(
+    context: &Context,
+    module: &Module,
+    only: Option<&Exercise>,
+    wishes: &Wishes<'_>,
+) -> Result<Outcome> {
+    let exam = exam::load(module)?;
+    let files = module.student_files()?;
+    let standings = progress::standings(module, &files)?;
+    let dependencies = dependencies::build(module)?;
+    let runner = match subject::build(module, &dependencies, &student(module))? {
+        Build::Ready(runner) => runner,
+        Build::Errors(errors) => return Ok(does_not_compile(context, module, &errors)),
+    };
+    let exercises: Vec<&Exercise> = match only {
+        Some(exercise) => vec![exercise],
+        None => module.manifest.exercises.iter().collect(),
+    };
+    let limit = Duration::from_secs(wishes.time_limit.max(1));
+    let graded = exam::grade(&runner, &exam.record, &exercises, limit)?;
+
+    let basis = receipt::basis(module, &files);
+    let mut receipt = Receipt::load(&context.workspace, module).unwrap_or_default();
+    module.name.clone_into(&mut receipt.module);
+    for graded in &graded {
+        receipt.note(graded.exercise, graded.points, &basis);
+    }
+    receipt.save(&context.workspace, module)?;
+
+    let report = Report {
+        module,
+        files: &files,
+        standings: &standings,
+        graded: &graded,
+        all: wishes.all,
+    };
+    if context.json {
+        ui::print_json(&report.json());
+    } else {
+        report.print();
+    }
+    // The bonus is beside the hundred, also here; alone it counts for itself.
+    let done = graded
+        .iter()
+        .filter(|graded| only.is_some() || !graded.exercise.bonus)
+        .all(exam::Graded::is_full);
+    Ok(if done { Outcome::Good } else { Outcome::WorkLeft })
+}
+
+/// The student's crate.
+pub fn student(module: &Module) -> Source {
+    Source {
+        who: "student".into(),
+        root: module.shown(&module.manifest.root).into(),
+    }
+}
+
+fn does_not_compile(context: &Context, module: &Module, errors: &[CompileError]) -> Outcome {
+    if context.json {
+        ui::print_json(&json!({
+            "module": module.name,
+            "compiled": false,
+            "points": 0,
+            "compile_errors": errors,
+        }));
+    } else {
+        report::print_compile_errors(errors);
+    }
+    Outcome::WorkLeft
+}
+
+/// When a file of the module was saved last.
+fn last_saved(module: &Module) -> Option<Vec<(std::ffi::OsString, SystemTime)>> {
+    let folder = std::fs::read_dir(module.root.join(module.folder())).ok()?;
+    let mut times: Vec<_> = folder
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let is_source = entry.path().extension().is_some_and(|kind| kind == "rs");
+            let time = entry.metadata().ok()?.modified().ok()?;
+            is_source.then(|| (entry.file_name(), time))
+        })
+        .collect();
+    times.sort();
+    Some(times)
+}

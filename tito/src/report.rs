@@ -1,0 +1,441 @@
+//! What a student reads after a test: points, and for each failure what was tried, what came, why it matters, where to look.
+
+use serde_json::{Value as Json, json};
+use tinytorch_exam::{Case, Named, Value};
+
+use crate::exam::{Checked, Graded, Stopped};
+use crate::manifest::Exercise;
+use crate::process::Captured;
+use crate::progress::{self, Standing};
+use crate::receipt::points;
+use crate::subject::CompileError;
+use crate::ui::{self, BAD, CODE, FAINT, GOOD, OPEN, STRONG, paint};
+use crate::workspace::{Module, SourceFile};
+
+/// Width of the text.
+const WIDTH: usize = 100;
+/// Elements of an input that are shown.
+const SHOWN_ELEMENTS: usize = 8;
+/// Lines of what the student's code printed that are shown.
+const SHOWN_LINES: usize = 12;
+
+/// Everything a report is made from.
+pub struct Report<'a> {
+    /// The module.
+    pub module: &'a Module,
+    /// The student's files.
+    pub files: &'a [SourceFile],
+    /// Every exercise and its holes.
+    pub standings: &'a [Standing],
+    /// The exercises that were graded.
+    pub graded: &'a [Graded<'a>],
+    /// Show every failed check.
+    pub all: bool,
+}
+
+impl Report<'_> {
+    /// Points without bonus, and what could be had.
+    pub fn points(&self) -> (f64, u32) {
+        self.sum(false)
+    }
+
+    /// Bonus points, and what could be had.
+    pub fn bonus(&self) -> (f64, u32) {
+        self.sum(true)
+    }
+
+    fn sum(&self, bonus: bool) -> (f64, u32) {
+        let graded = self.graded.iter();
+        graded
+            .filter(|graded| graded.exercise.bonus == bonus)
+            .fold((0.0, 0), |(points, of), graded| {
+                (points + graded.points, of + graded.exercise.points)
+            })
+    }
+
+    /// The first exercise, bonus last, that did not earn all its points.
+    pub fn next(&self) -> Option<&Standing> {
+        let open = |bonus: bool| {
+            self.graded
+                .iter()
+                .find(|graded| graded.exercise.bonus == bonus && !graded.is_full())
+        };
+        let id = &open(false).or_else(|| open(true))?.exercise.id;
+        self.standing(id)
+    }
+
+    fn standing(&self, id: &str) -> Option<&Standing> {
+        self.standings
+            .iter()
+            .find(|standing| standing.exercise.id == id)
+    }
+
+    fn place(&self, exercise: &Exercise, item: &str) -> String {
+        let place = progress::place_of(self.module, self.files, &exercise.file, item);
+        if place.contains(".rs:") {
+            place
+        } else {
+            progress::place_of(self.module, self.files, &exercise.file, &exercise.item)
+        }
+    }
+
+    /// The report as text.
+    pub fn print(&self) {
+        let (earned, of) = self.points();
+        let (bonus, bonus_of) = self.bonus();
+        let style = if earned >= f64::from(of) { GOOD } else { OPEN };
+        let mut head = format!("{} of {of} points", points(earned));
+        if bonus_of > 0 {
+            head += &format!(", {} of {bonus_of} bonus", points(bonus));
+        }
+        ui::say(format!(
+            "{}  {}\n",
+            paint(STRONG, &self.module.name),
+            paint(style, head)
+        ));
+        for graded in self.graded {
+            ui::say(self.line(graded));
+        }
+        for graded in self.graded {
+            self.failures(graded);
+        }
+        self.print_next();
+    }
+
+    fn line(&self, graded: &Graded<'_>) -> String {
+        let exercise = graded.exercise;
+        let (passed, all) = (graded.passed(), graded.checks.len());
+        let unfinished = self
+            .standing(&exercise.id)
+            .is_some_and(|standing| !standing.is_written());
+        let (style, mark, remark) = if graded.is_full() {
+            (GOOD, "✓", ui::count(all, "check"))
+        } else if unfinished {
+            (FAINT, "·", self.unfinished(exercise))
+        } else {
+            (BAD, "✗", format!("{passed} of {} passed", ui::count(all, "check")))
+        };
+        let worth = format!("{:>5} of {:<2}", points(graded.points), exercise.points);
+        let bonus = if exercise.bonus { " bonus" } else { "" };
+        format!(
+            "  {} {:<6} {:<44} {worth}{bonus}  {}",
+            paint(style, mark),
+            exercise.id,
+            exercise.title,
+            paint(FAINT, remark)
+        )
+    }
+
+    fn unfinished(&self, exercise: &Exercise) -> String {
+        match self.standing(&exercise.id) {
+            Some(standing) => format!("not written yet: {}", standing.place),
+            None => "not written yet".into(),
+        }
+    }
+
+    /// The failed checks of a written exercise: the first, or all.
+    fn failures(&self, graded: &Graded<'_>) {
+        let unfinished = self
+            .standing(&graded.exercise.id)
+            .is_none_or(|standing| !standing.is_written());
+        if graded.is_full() || unfinished {
+            return;
+        }
+        ui::say(format!(
+            "\n{} {}",
+            paint(STRONG, &graded.exercise.id),
+            paint(STRONG, &graded.exercise.title)
+        ));
+        let failed: Vec<&Checked<'_>> = graded
+            .checks
+            .iter()
+            .filter(|checked| !checked.verdict.passed)
+            .collect();
+        // A check that only waits for another exercise teaches nothing; show one that does, if there is one.
+        let mut order = failed.clone();
+        order.sort_by_key(|checked| checked.waits_for.is_some());
+        let shown = if self.all { order.len() } else { 1 };
+        for checked in order.iter().take(shown) {
+            self.failure(graded.exercise, checked);
+        }
+        let more = failed.len() - shown;
+        if more > 0 {
+            ui::say(paint(
+                FAINT,
+                format!(
+                    "    {} more failed; all of them: {} test {} {} --all",
+                    ui::count(more, "check"),
+                    ui::tito(),
+                    self.module.manifest.number,
+                    graded.exercise.id
+                ),
+            ));
+        }
+    }
+
+    fn failure(&self, exercise: &Exercise, checked: &Checked<'_>) {
+        let record = checked.record;
+        ui::say(format!("  {} {}", paint(BAD, "✗"), record.id));
+        if let Some(tag) = &checked.waits_for {
+            field("waits for", &format!("exercise {tag}, which is not written yet"));
+            return;
+        }
+        field("tried", &tried(checked));
+        if let Some(case) = checked.verdict.case.and_then(|case| record.cases.get(case)) {
+            let input = inputs(&case.case);
+            if !input.is_empty() {
+                field("with", &input);
+            }
+        }
+        match (&checked.stopped, &checked.verdict.difference) {
+            (_, Some(difference)) => {
+                let place = index(&difference.name, &difference.index, &difference.shape);
+                field("expected", &format!("{place} = {}", difference.expected));
+                let mut got = format!("{place} = {}", difference.got);
+                if difference.of > 1 {
+                    got += &format!(" ({} of {} are wrong)", difference.count_wrong, difference.of);
+                }
+                field("got", &got);
+            }
+            (Some(Stopped::TimedOut(seconds)), None) => field(
+                "got",
+                &format!("no answer within {seconds} s: a loop that never ends?"),
+            ),
+            (Some(Stopped::Died(how)), None) => field("got", &format!("no answer: {how}")),
+            (None, None) => field("got", "more answers than questions"),
+        }
+        if let Some(mistake) = checked.mistake() {
+            field("looks like", &format!("your values are those of {}", mistake.title));
+            field("", &mistake.explanation);
+        }
+        field("why", &record.why);
+        let place = self.place(exercise, &record.item);
+        ui::say(format!("      {:<11}{}  {}", "look at", paint(CODE, place), record.item));
+        print_printed(&checked.printed);
+    }
+
+    fn print_next(&self) {
+        let number = self.module.manifest.number;
+        match self.next() {
+            Some(next) => {
+                let id = &next.exercise.id;
+                ui::say(format!(
+                    "\n{} {id} {}: {}\n      {}    {}",
+                    paint(STRONG, "Next:"),
+                    next.exercise.title,
+                    paint(CODE, &next.place),
+                    ui::advice(&format!("hint {number} {id}")),
+                    ui::advice(&format!("test {number} {id}"))
+                ));
+            }
+            None if self.graded.len() == self.standings.len() => ui::say(format!(
+                "\n{} Put it into the library: {}",
+                paint(GOOD, "All done."),
+                ui::advice(&format!("export {}", self.module.name))
+            )),
+            None => ui::say(format!(
+                "\n{} {}",
+                paint(GOOD, "Done. Everything:"),
+                ui::advice(&format!("test {}", self.module.name))
+            )),
+        }
+    }
+
+    /// The report as data.
+    pub fn json(&self) -> Json {
+        let (earned, of) = self.points();
+        let (bonus, bonus_of) = self.bonus();
+        let exercises: Vec<Json> = self
+            .graded
+            .iter()
+            .map(|graded| {
+                let standing = self.standing(&graded.exercise.id);
+                json!({
+                    "id": graded.exercise.id,
+                    "title": graded.exercise.title,
+                    "points": graded.points,
+                    "of": graded.exercise.points,
+                    "bonus": graded.exercise.bonus,
+                    "written": standing.is_some_and(Standing::is_written),
+                    "passed": graded.passed(),
+                    "checks": graded.checks.iter()
+                        .map(|checked| self.check_json(graded.exercise, checked))
+                        .collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        json!({
+            "module": self.module.name,
+            "compiled": true,
+            "points": earned,
+            "of": of,
+            "bonus": bonus,
+            "bonus_of": bonus_of,
+            "exercises": exercises,
+            "next": self.next().map(|next| json!({
+                "id": next.exercise.id,
+                "place": next.place,
+            })),
+        })
+    }
+
+    fn check_json(&self, exercise: &Exercise, checked: &Checked<'_>) -> Json {
+        let record = checked.record;
+        let passed = checked.verdict.passed;
+        let note = checked
+            .verdict
+            .case
+            .and_then(|case| record.cases.get(case))
+            .map(|case| &case.case.note);
+        json!({
+            "id": record.id,
+            "passed": passed,
+            "what": record.what,
+            "why": record.why,
+            "item": record.item,
+            "place": self.place(exercise, &record.item),
+            "case": note,
+            "difference": checked.verdict.difference,
+            "stopped": checked.stopped,
+            "waits_for": checked.waits_for,
+            "mistake": checked.mistake().map(|mistake| json!({
+                "title": mistake.title,
+                "explanation": mistake.explanation,
+            })),
+            "printed": (!passed).then_some(&checked.printed.text),
+        })
+    }
+}
+
+fn tried(checked: &Checked<'_>) -> String {
+    let record = checked.record;
+    match checked.verdict.case.and_then(|case| record.cases.get(case)) {
+        Some(case) if !case.case.note.is_empty() => format!("{} ({})", record.what, case.case.note),
+        _ => record.what.clone(),
+    }
+}
+
+/// The inputs of a case, long ones cut.
+fn inputs(case: &Case) -> String {
+    let inputs = case.inputs.iter().map(|named| {
+        let shape = match &named.shape {
+            Some(shape) => format!(" {shape:?}"),
+            None => String::new(),
+        };
+        format!("{}{shape} = {}", named.name, show(named))
+    });
+    inputs.collect::<Vec<_>>().join("; ")
+}
+
+fn show(named: &Named) -> String {
+    fn list<T: std::fmt::Debug>(values: &[T]) -> String {
+        match values {
+            [one] => format!("{one:?}"),
+            many => {
+                let mut shown: Vec<String> = many
+                    .iter()
+                    .take(SHOWN_ELEMENTS)
+                    .map(|value| format!("{value:?}"))
+                    .collect();
+                if many.len() > SHOWN_ELEMENTS {
+                    shown.push(format!("... {} in all", many.len()));
+                }
+                format!("[{}]", shown.join(", "))
+            }
+        }
+    }
+    match &named.value {
+        Value::I64(values) => list(values),
+        Value::F32(values) => list(values),
+        Value::Text(text) => text.clone(),
+        Value::Bool(flag) => flag.to_string(),
+    }
+}
+
+/// `codes[1, 3]`, with the shape where there is one.
+fn index(name: &str, index: &[usize], shape: &[usize]) -> String {
+    if index.is_empty() {
+        return name.to_owned();
+    }
+    let numbers: Vec<String> = index.iter().map(usize::to_string).collect();
+    format!("{name}[{}] (shape {shape:?})", numbers.join(", "))
+}
+
+fn field(name: &str, text: &str) {
+    if text.trim().is_empty() {
+        return;
+    }
+    let folded = ui::fold(text, 17, WIDTH);
+    ui::say(format!("      {name:<11}{}", folded.trim_start()));
+}
+
+fn print_printed(printed: &Captured) {
+    if printed.text.trim().is_empty() {
+        return;
+    }
+    ui::say("      your code printed:");
+    let lines: Vec<&str> = printed.text.lines().collect();
+    for line in lines.iter().take(SHOWN_LINES) {
+        ui::say(format!("        {} {line}", paint(FAINT, "|")));
+    }
+    if lines.len() > SHOWN_LINES {
+        let cut = if printed.is_cut { "at least " } else { "" };
+        ui::say(paint(
+            FAINT,
+            format!("        | {cut}{} more", ui::count(lines.len() - SHOWN_LINES, "line")),
+        ));
+    }
+}
+
+/// Compile errors, rustc's own words, the first few.
+pub fn print_compile_errors(errors: &[CompileError]) {
+    const SHOWN: usize = 3;
+    for error in errors.iter().take(SHOWN) {
+        ui::say(format!("{}\n", error.rendered.trim_end()));
+        if let Some(words) = error.code.as_deref().and_then(in_other_words) {
+            ui::say(format!(
+                "{}\n",
+                ui::fold(&format!("In other words: {words}"), 2, WIDTH)
+            ));
+        }
+    }
+    if errors.len() > SHOWN {
+        ui::say(paint(
+            FAINT,
+            format!(
+                "and {}; the first ones often cause the rest",
+                ui::count(errors.len() - SHOWN, "more error")
+            ),
+        ));
+    }
+    ui::say(format!(
+        "{} {}",
+        paint(BAD, "Your files do not compile yet, so nothing could be checked:"),
+        ui::count(errors.len(), "error")
+    ));
+}
+
+/// What the errors that students meet most are about, in the words of this course.
+fn in_other_words(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "E0308" => {
+            "the types differ. Between numbers nothing is converted by itself: write `x as f32`, `i32::from(x)`, or a literal of the right type."
+        }
+        "E0277" => {
+            "this operation does not exist for these types. Often an i8, i32, usize or f32 meets a number of another type, or a reference is left to be followed (`*x`)."
+        }
+        "E0382" => {
+            "the value was moved away earlier. Borrow it there (`&x`, `.iter()` instead of `.into_iter()`), or clone it if it is small."
+        }
+        "E0502" | "E0499" => {
+            "you hold one view of the data while changing it through another. Finish with the first (copy the number out) before you write."
+        }
+        "E0425" | "E0433" => "this name is not known here. A typing error, or a `use` that is missing.",
+        "E0599" => "this type has no such method. Is it on a reference, an Option or a Result that must be opened first?",
+        "E0384" | "E0596" => "it is changed, so it must be declared with `mut`.",
+        "E0505" | "E0597" => "something still refers to a value that ends or moves here. Let the value live longer, or copy out what you need.",
+        "E0282" | "E0283" => "the compiler cannot tell the type. Say it: `let x: Vec<i8> = ...`, `.collect::<Vec<_>>()`, `.sum::<f32>()`.",
+        "E0453" | "E0133" => "`unsafe` is not allowed here, and no exercise needs it.",
+        _ => return None,
+    })
+}
