@@ -117,6 +117,14 @@ pub enum Dev {
         #[arg(long)]
         check: bool,
     },
+    /// Record the public exam: what the reference and every known mistake answer.
+    Expect {
+        /// Only say whether the records are up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Prove that the course is sound: manifests, stubs, exam, wrong solutions, documents.
+    Check,
 }
 
 /// Reads the arguments. A wrong one is explained, as JSON if that was asked for, and ends the program with exit code 2.

@@ -154,7 +154,10 @@ fn wanted(module: &Module) -> Result<Vec<Wanted>> {
     let path = module.root.join(module.folder()).join("Cargo.toml");
     let manifest = table(&path)?;
     let mut packages = vec![EXAM.to_owned()];
-    if let Some(dependencies) = manifest.get("dependencies").and_then(|value| value.as_table()) {
+    if let Some(dependencies) = manifest
+        .get("dependencies")
+        .and_then(|value| value.as_table())
+    {
         packages.extend(dependencies.keys().cloned());
     }
     let locked = locked_versions(&module.root, &module.manifest.package);
@@ -224,7 +227,12 @@ fn not_built(want: &Wanted, errors: &[String], stderr: &[u8]) -> Failure {
     let detail = if errors.is_empty() {
         stderr.trim().to_owned()
     } else {
-        errors.iter().take(2).map(|text| text.trim()).collect::<Vec<_>>().join("\n\n")
+        errors
+            .iter()
+            .take(2)
+            .map(|text| text.trim())
+            .collect::<Vec<_>>()
+            .join("\n\n")
     };
     Failure::environment(format!("{} was not built\n{detail}", want.package)).help(format!(
         "is this machine ready? {}\nif you exported code that no longer fits: {}",

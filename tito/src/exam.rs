@@ -19,15 +19,6 @@ use crate::snapshot::hash;
 use crate::subject::Runner;
 use crate::workspace::Module;
 
-/// The public exam of a module, as recorded from the reference.
-#[derive(Clone, Debug)]
-pub struct Exam {
-    /// Checks, cases, expected values and mistakes.
-    pub record: ExamRecord,
-    /// SHA-256 of the file.
-    pub hash: String,
-}
-
 /// What came of one check.
 #[derive(Clone, Debug)]
 pub struct Checked<'a> {
@@ -91,7 +82,7 @@ impl Graded<'_> {
 /// # Errors
 ///
 /// An environment error if it is missing, damaged, or has no check for an exercise.
-pub fn load(module: &Module) -> Result<Exam> {
+pub fn load(module: &Module) -> Result<ExamRecord> {
     let shown = format!("{}/public.json", module.manifest.exam);
     let text = std::fs::read(module.root.join(&shown))
         .map_err(|error| Failure::environment(format!("cannot read {shown}: {error}")))?;
@@ -110,10 +101,7 @@ pub fn load(module: &Module) -> Result<Exam> {
             .into());
         }
     }
-    Ok(Exam {
-        record,
-        hash: hash(&text),
-    })
+    Ok(record)
 }
 
 /// Runs the checks of the exercises given, several at a time, and counts the points.
@@ -130,7 +118,11 @@ pub fn grade<'a>(
     let checks: Vec<&CheckRecord> = record
         .checks
         .iter()
-        .filter(|check| exercises.iter().any(|exercise| exercise.id == check.exercise))
+        .filter(|check| {
+            exercises
+                .iter()
+                .any(|exercise| exercise.id == check.exercise)
+        })
         .collect();
     let mut by_exercise: BTreeMap<&str, Vec<Checked<'a>>> = BTreeMap::new();
     for checked in run_all(runner, &checks, limit)? {
@@ -185,7 +177,9 @@ pub fn run_all<'a>(
                 })
             })
             .collect();
-        let done = handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default());
+        let done = handles
+            .into_iter()
+            .flat_map(|handle| handle.join().unwrap_or_default());
         done.collect()
     });
     results.sort_by_key(|(index, _)| *index);
@@ -250,9 +244,9 @@ fn last_words(status: std::process::ExitStatus, stderr: &str) -> String {
         Some(code) => format!("the process left with exit code {code}"),
         None => format!("the process was killed ({status})"),
     };
-    let reason = stderr.lines().find(|line| {
-        line.contains("overflowed its stack") || line.contains("memory allocation")
-    });
+    let reason = stderr
+        .lines()
+        .find(|line| line.contains("overflowed its stack") || line.contains("memory allocation"));
     let reason = reason.or_else(|| stderr.lines().rfind(|line| !line.trim().is_empty()));
     if let Some(reason) = reason {
         text.push_str(": ");

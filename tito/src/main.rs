@@ -15,6 +15,7 @@ mod fault;
 mod lock;
 mod manifest;
 mod markers;
+mod mistakes;
 mod process;
 mod progress;
 mod receipt;

@@ -103,7 +103,10 @@ impl Receipt {
 /// What a result depends on: the student's files and the recorded exam.
 pub fn basis(module: &Module, files: &[SourceFile]) -> String {
     let exam = module.root.join(&module.manifest.exam).join("public.json");
-    let mut parts: Vec<String> = files.iter().map(|file| hash(file.text.as_bytes())).collect();
+    let mut parts: Vec<String> = files
+        .iter()
+        .map(|file| hash(file.text.as_bytes()))
+        .collect();
     parts.push(hash(&std::fs::read(exam).unwrap_or_default()));
     hash(parts.join(" ").as_bytes())
 }

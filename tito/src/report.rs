@@ -113,7 +113,11 @@ impl Report<'_> {
         } else if unfinished {
             (FAINT, "·", self.unfinished(exercise))
         } else {
-            (BAD, "✗", format!("{passed} of {} passed", ui::count(all, "check")))
+            (
+                BAD,
+                "✗",
+                format!("{passed} of {} passed", ui::count(all, "check")),
+            )
         };
         let worth = format!("{:>5} of {:<2}", points(graded.points), exercise.points);
         let bonus = if exercise.bonus { " bonus" } else { "" };
@@ -177,7 +181,10 @@ impl Report<'_> {
         let record = checked.record;
         ui::say(format!("  {} {}", paint(BAD, "✗"), record.id));
         if let Some(tag) = &checked.waits_for {
-            field("waits for", &format!("exercise {tag}, which is not written yet"));
+            field(
+                "waits for",
+                &format!("exercise {tag}, which is not written yet"),
+            );
             return;
         }
         field("tried", &tried(checked));
@@ -193,7 +200,10 @@ impl Report<'_> {
                 field("expected", &format!("{place} = {}", difference.expected));
                 let mut got = format!("{place} = {}", difference.got);
                 if difference.of > 1 {
-                    got += &format!(" ({} of {} are wrong)", difference.count_wrong, difference.of);
+                    got += &format!(
+                        " ({} of {} are wrong)",
+                        difference.count_wrong, difference.of
+                    );
                 }
                 field("got", &got);
             }
@@ -205,12 +215,20 @@ impl Report<'_> {
             (None, None) => field("got", "more answers than questions"),
         }
         if let Some(mistake) = checked.mistake() {
-            field("looks like", &format!("your values are those of {}", mistake.title));
+            field(
+                "looks like",
+                &format!("your values are those of {}", mistake.title),
+            );
             field("", &mistake.explanation);
         }
         field("why", &record.why);
         let place = self.place(exercise, &record.item);
-        ui::say(format!("      {:<11}{}  {}", "look at", paint(CODE, place), record.item));
+        ui::say(format!(
+            "      {:<11}{}  {}",
+            "look at",
+            paint(CODE, place),
+            record.item
+        ));
         print_printed(&checked.printed);
     }
 
@@ -382,7 +400,10 @@ fn print_printed(printed: &Captured) {
         let cut = if printed.is_cut { "at least " } else { "" };
         ui::say(paint(
             FAINT,
-            format!("        | {cut}{} more", ui::count(lines.len() - SHOWN_LINES, "line")),
+            format!(
+                "        | {cut}{} more",
+                ui::count(lines.len() - SHOWN_LINES, "line")
+            ),
         ));
     }
 }
@@ -410,7 +431,10 @@ pub fn print_compile_errors(errors: &[CompileError]) {
     }
     ui::say(format!(
         "{} {}",
-        paint(BAD, "Your files do not compile yet, so nothing could be checked:"),
+        paint(
+            BAD,
+            "Your files do not compile yet, so nothing could be checked:"
+        ),
         ui::count(errors.len(), "error")
     ));
 }
@@ -430,11 +454,19 @@ fn in_other_words(code: &str) -> Option<&'static str> {
         "E0502" | "E0499" => {
             "you hold one view of the data while changing it through another. Finish with the first (copy the number out) before you write."
         }
-        "E0425" | "E0433" => "this name is not known here. A typing error, or a `use` that is missing.",
-        "E0599" => "this type has no such method. Is it on a reference, an Option or a Result that must be opened first?",
+        "E0425" | "E0433" => {
+            "this name is not known here. A typing error, or a `use` that is missing."
+        }
+        "E0599" => {
+            "this type has no such method. Is it on a reference, an Option or a Result that must be opened first?"
+        }
         "E0384" | "E0596" => "it is changed, so it must be declared with `mut`.",
-        "E0505" | "E0597" => "something still refers to a value that ends or moves here. Let the value live longer, or copy out what you need.",
-        "E0282" | "E0283" => "the compiler cannot tell the type. Say it: `let x: Vec<i8> = ...`, `.collect::<Vec<_>>()`, `.sum::<f32>()`.",
+        "E0505" | "E0597" => {
+            "something still refers to a value that ends or moves here. Let the value live longer, or copy out what you need."
+        }
+        "E0282" | "E0283" => {
+            "the compiler cannot tell the type. Say it: `let x: Vec<i8> = ...`, `.collect::<Vec<_>>()`, `.sum::<f32>()`."
+        }
         "E0453" | "E0133" => "`unsafe` is not allowed here, and no exercise needs it.",
         _ => return None,
     })

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub struct Runner {
     pub program: PathBuf,
     /// A folder for its reply files.
     pub scratch: PathBuf,
+    /// Nobody replaces the program while it is in use.
+    _lock: Arc<File>,
 }
 
 /// How building ended.
@@ -90,7 +93,7 @@ const FLAGS: [&str; 9] = [
 ///
 /// An environment error if rustc cannot be started, or if the exam itself does not compile against a subject that does.
 pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> Result<Build> {
-    let folder = dependencies.products.join(&module.name).join(&source.who);
+    let folder = products(module, dependencies).join(&source.who);
     fs::create_dir_all(&folder).map_err(|error| crate::lock::cannot_write(&folder, &error))?;
     let lock = File::create(folder.join("lock"))
         .and_then(|file| file.lock().map(|()| file))
@@ -115,11 +118,18 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
     if let Some(errors) = make(module, compiler, &program, &externs)? {
         return Err(exam_does_not_fit(module, &errors).into());
     }
-    drop(lock);
     Ok(Build::Ready(Runner {
         program,
         scratch: folder,
+        _lock: Arc::new(lock),
     }))
+}
+
+/// Where a module's products go: a target folder may serve several clones of the course.
+pub fn products(module: &Module, dependencies: &Dependencies) -> PathBuf {
+    let root = hash(module.root.to_string_lossy().as_bytes());
+    let folder = format!("{}-{}", module.name, &root[..8]);
+    dependencies.products.join(folder)
 }
 
 /// Calls rustc unless the product was made from just this. Returns the errors of the source.
@@ -150,6 +160,10 @@ fn make(
     emit.push(",dep-info=");
     emit.push(&dep_info);
     compiler.arg(emit);
+    if let Some(folder) = product.parent() {
+        // For what rustc writes on its way; two at once must not meet.
+        compiler.arg("--out-dir").arg(folder);
+    }
     if ui::is_colored() {
         compiler.arg("--json=diagnostic-rendered-ansi");
     }
@@ -213,8 +227,8 @@ fn hashes(module: &Module, files: Vec<String>) -> Result<BTreeMap<String, String
     files
         .into_iter()
         .map(|file| {
-            let content = fs::read(module.root.join(&file))
-                .with_context(|| format!("cannot read {file}"))?;
+            let content =
+                fs::read(module.root.join(&file)).with_context(|| format!("cannot read {file}"))?;
             Ok((file, hash(&content)))
         })
         .collect()

@@ -106,7 +106,16 @@ impl Workspace {
             entry.names().iter().any(|name| name == wanted)
                 || wanted == format!("m{:02}_{}", entry.number, entry.name)
         });
-        if let Some(entry) = found {
+        // A module's own manifest may add names.
+        let by_alias = || {
+            self.course.modules.iter().find(|entry| {
+                self.is_written(entry)
+                    && self.load(entry).is_ok_and(|module| {
+                        module.manifest.aliases.iter().any(|name| name == wanted)
+                    })
+            })
+        };
+        if let Some(entry) = found.or_else(by_alias) {
             return Ok(entry);
         }
         // The number is right and the name mistyped, or the other way round: suggest whole names only.

@@ -37,7 +37,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
             documents.push(document(
                 context,
                 &module,
-                &files,
+                &basis,
                 &standings,
                 receipt.as_ref(),
             )?);

@@ -26,8 +26,8 @@ pub fn run(context: &Context, module: &str, out: Option<&Path>) -> Result<Outcom
     let module = context.workspace.module(module)?;
     let files = module.student_files()?;
     let standings = progress::standings(&module, &files)?;
-    let receipt =
-        Receipt::load(&context.workspace, &module).filter(|receipt| receipt.is_current(&basis(&module, &files)));
+    let receipt = Receipt::load(&context.workspace, &module)
+        .filter(|receipt| receipt.is_current(&basis(&module, &files)));
 
     let mut contents: Vec<(String, Vec<u8>)> = files
         .into_iter()

@@ -62,7 +62,7 @@ fn once(
     only: Option<&Exercise>,
     wishes: &Wishes<'_>,
 ) -> Result<Outcome> {
-    let exam = exam::load(module)?;
+    let record = exam::load(module)?;
     let files = module.student_files()?;
     let standings = progress::standings(module, &files)?;
     let dependencies = dependencies::build(module)?;
@@ -75,7 +75,7 @@ fn once(
         None => module.manifest.exercises.iter().collect(),
     };
     let limit = Duration::from_secs(wishes.time_limit.max(1));
-    let graded = exam::grade(&runner, &exam.record, &exercises, limit)?;
+    let graded = exam::grade(&runner, &record, &exercises, limit)?;
 
     let basis = receipt::basis(module, &files);
     let mut receipt = Receipt::load(&context.workspace, module).unwrap_or_default();
@@ -102,7 +102,11 @@ fn once(
         .iter()
         .filter(|graded| only.is_some() || !graded.exercise.bonus)
         .all(exam::Graded::is_full);
-    Ok(if done { Outcome::Good } else { Outcome::WorkLeft })
+    Ok(if done {
+        Outcome::Good
+    } else {
+        Outcome::WorkLeft
+    })
 }
 
 /// The student's crate.

@@ -1,5 +1,8 @@
 //! `tito dev ...`: what keeps the course itself in order.
 
+mod check;
+mod documents;
+mod expect;
 mod stubs;
 
 use anyhow::Result;
@@ -16,5 +19,7 @@ use crate::failure::Outcome;
 pub fn run(context: &Context, command: Dev) -> Result<Outcome> {
     match command {
         Dev::Stubs { check } => stubs::run(context, check),
+        Dev::Expect { check } => expect::run(context, check),
+        Dev::Check => check::run(context),
     }
 }
