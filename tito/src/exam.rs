@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -157,36 +156,9 @@ pub fn run_all<'a>(
     checks: &[&'a CheckRecord],
     limit: Duration,
 ) -> Result<Vec<Checked<'a>>> {
-    let workers = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(1, 16)
-        .min(checks.len().max(1));
-    let next = AtomicUsize::new(0);
-    let mut results: Vec<(usize, Result<Checked<'a>>)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut mine = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(check) = checks.get(index) else {
-                            return mine;
-                        };
-                        mine.push((index, run_check(runner, check, limit)));
-                    }
-                })
-            })
-            .collect();
-        let done = handles
-            .into_iter()
-            .flat_map(|handle| handle.join().unwrap_or_default());
-        done.collect()
-    });
-    results.sort_by_key(|(index, _)| *index);
-    if results.len() != checks.len() {
-        return Err(Failure::environment("a check was lost while running").into());
-    }
-    results.into_iter().map(|(_, result)| result).collect()
+    crate::parallel::map(checks, |check| run_check(runner, check, limit))
+        .into_iter()
+        .collect()
 }
 
 /// Starts one process for one check and judges what it replies.
@@ -200,13 +172,8 @@ fn run_check<'a>(runner: &Runner, record: &'a CheckRecord, limit: Duration) -> R
         nonce: nonce(number),
         cases: record.cases.iter().map(|case| case.case.clone()).collect(),
     };
-    let mut command = Command::new(&runner.program);
-    command
-        .arg("run")
-        .arg("--reply")
-        .arg(&reply_file)
-        .current_dir(&runner.scratch)
-        .env("RUST_BACKTRACE", "0");
+    let mut command = runner.command();
+    command.arg("run").arg("--reply").arg(&reply_file);
     let finished = process::run(&mut command, serde_json::to_vec(&request)?, limit);
     let replies = read_replies(&reply_file, &request);
     let _ = std::fs::remove_file(&reply_file);

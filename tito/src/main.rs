@@ -16,6 +16,7 @@ mod lock;
 mod manifest;
 mod markers;
 mod mistakes;
+mod parallel;
 mod process;
 mod progress;
 mod receipt;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -60,90 +59,101 @@ pub fn load(module: &Module) -> Result<Vec<Mistake>> {
         .collect()
 }
 
-/// The reference: the crate the module is exported to.
-pub fn reference(module: &Module) -> Source {
-    Source {
-        who: "reference".into(),
-        root: Path::new(&module.manifest.target)
-            .join("src")
-            .join("lib.rs"),
-    }
-}
+/// The environment variable that says which wrong solution a runner shall be.
+pub const VARIABLE: &str = "TITO_WRONG_SOLUTION";
 
-/// Compiles the reference.
+/// Compiles the reference, with the hidden checks.
 ///
 /// # Errors
 ///
 /// An environment error if it does not compile.
 pub fn build_reference(module: &Module, dependencies: &Dependencies) -> Result<Runner> {
-    must_build(module, dependencies, &reference(module))
+    let source = Source {
+        who: "reference".into(),
+        root: Path::new(&module.manifest.target).join("src").join("lib.rs"),
+        hidden: true,
+    };
+    must_build(module, dependencies, &source)
 }
 
-/// Compiles wrong solutions, as many at a time as there are processors; in the order of the catalogue.
+/// Compiles all wrong solutions into one crate, and returns a runner for each, in the order of the catalogue.
+///
+/// One compilation instead of a hundred: in the copy of the reference each hole asks, when it is reached, which wrong solution this
+/// process shall be, and falls through to the reference's body. A hole ends its function, so its bodies can stand in the branches of one `if`.
 ///
 /// # Errors
 ///
-/// An environment error if one does not compile: it would prove nothing.
+/// An environment error if one does not compile (it would prove nothing) or its hole does not exist.
 pub fn build_all(
     module: &Module,
     dependencies: &Dependencies,
     mistakes: &[Mistake],
 ) -> Result<Vec<Runner>> {
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    let next = AtomicUsize::new(0);
-    let mut built: Vec<(usize, Result<Runner>)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut mine = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(mistake) = mistakes.get(index) else {
-                            return mine;
-                        };
-                        mine.push((index, build(module, dependencies, mistake)));
-                    }
-                })
-            })
-            .collect();
-        let done = handles
-            .into_iter()
-            .flat_map(|handle| handle.join().unwrap_or_default());
-        done.collect()
-    });
-    built.sort_by_key(|(index, _)| *index);
-    built.into_iter().map(|(_, runner)| runner).collect()
-}
-
-fn build(module: &Module, dependencies: &Dependencies, mistake: &Mistake) -> Result<Runner> {
-    let who = format!("wrong-{}", mistake.slug);
-    let folder = subject::products(module, dependencies)
-        .join(&who)
-        .join("src");
+    let who = "wrong-solutions";
+    let folder = subject::products(module, dependencies).join(who).join("src");
     let original = module.root.join(&module.manifest.target).join("src");
-    let mut is_filled = false;
-    copy(&original, &folder, &mut |text| {
+    let mut filled = Vec::new();
+    copy(&original, &folder, &mut |text, is_root| {
         let marked = Marked::parse(&text).ok()?;
-        marked.hole(&mistake.hole)?;
-        is_filled = true;
-        Some(marked.with_bodies(|hole| (hole.tag == mistake.hole).then(|| mistake.body.clone())))
+        let mut changed = marked.with_bodies(|hole| {
+            let mine: Vec<&Mistake> = mistakes.iter().filter(|m| m.hole == hole.tag).collect();
+            filled.extend(mine.iter().map(|mistake| mistake.slug.clone()));
+            (!mine.is_empty()).then(|| branches(&mine, &marked.body(hole)))
+        });
+        if is_root {
+            changed.push_str(SWITCH);
+        }
+        Some(changed)
     })?;
-    if !is_filled {
+    if let Some(lost) = mistakes.iter().find(|mistake| !filled.contains(&mistake.slug)) {
         return Err(Failure::environment(format!(
             "{}/wrong/{}.toml fills hole {}, which {} does not have",
-            module.manifest.exam, mistake.slug, mistake.hole, module.manifest.target
+            module.manifest.exam, lost.slug, lost.hole, module.manifest.target
         ))
         .into());
     }
     let source = Source {
-        who,
+        who: who.into(),
         root: folder.join("lib.rs"),
+        hidden: true,
     };
-    must_build(module, dependencies, &source)
+    let runner = must_build(module, dependencies, &source)?;
+    Ok(mistakes
+        .iter()
+        .map(|mistake| runner.as_wrong(&mistake.slug))
+        .collect())
+}
+
+/// Appended to the copy of the crate root.
+const SWITCH: &str = "
+#[doc(hidden)]
+pub fn this_wrong_solution_is(slug: &str) -> bool {
+    static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var(\"TITO_WRONG_SOLUTION\").ok());
+    wanted.as_deref() == Some(slug)
+}
+";
+
+/// The bodies of a hole, the reference's last. Each begins with a comment that names it, for the compiler's messages.
+fn branches(mistakes: &[&Mistake], reference: &str) -> String {
+    let mut text = String::new();
+    for mistake in mistakes {
+        text += &format!(
+            "if crate::this_wrong_solution_is(\"{}\") {{ // {}.toml\n{}\n}} else ",
+            mistake.slug,
+            mistake.slug,
+            mistake.body.trim_end()
+        );
+    }
+    text + "{\n" + reference + "}\n"
 }
 
 /// Copies sources, passing each through `change`; a file that would not change is not written again.
-fn copy(from: &Path, to: &Path, change: &mut impl FnMut(String) -> Option<String>) -> Result<()> {
+fn copy(
+    from: &Path,
+    to: &Path,
+    change: &mut impl FnMut(String, bool) -> Option<String>,
+) -> Result<()> {
     fs::create_dir_all(to).map_err(|error| crate::lock::cannot_write(to, &error))?;
     let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
     for entry in entries {
@@ -155,7 +165,7 @@ fn copy(from: &Path, to: &Path, change: &mut impl FnMut(String) -> Option<String
         }
         let mut content = fs::read(entry.path())?;
         if let Ok(text) = String::from_utf8(content.clone())
-            && let Some(changed) = change(text)
+            && let Some(changed) = change(text, entry.file_name() == "lib.rs")
         {
             content = changed.into_bytes();
         }

@@ -26,6 +26,8 @@ pub struct Source {
     pub who: String,
     /// The crate root, from the workspace's root or absolute.
     pub root: PathBuf,
+    /// Link the exam with its hidden checks, if they are on this disk.
+    pub hidden: bool,
 }
 
 /// A program that answers the exam.
@@ -35,8 +37,32 @@ pub struct Runner {
     pub program: PathBuf,
     /// A folder for its reply files.
     pub scratch: PathBuf,
+    /// The wrong solution it shall be; see `mistakes`.
+    pub wrong: Option<String>,
     /// Nobody replaces the program while it is in use.
     _lock: Arc<File>,
+}
+
+impl Runner {
+    /// The same program as one of the wrong solutions compiled into it.
+    pub fn as_wrong(&self, slug: &str) -> Runner {
+        Runner {
+            wrong: Some(slug.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// A call of the program, in its folder and not a word about the caller.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .current_dir(&self.scratch)
+            .env("RUST_BACKTRACE", "0");
+        if let Some(wrong) = &self.wrong {
+            command.env(crate::mistakes::VARIABLE, wrong);
+        }
+        command
+    }
 }
 
 /// How building ended.
@@ -113,6 +139,9 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
     compiler
         .args(["--crate-name=runner", "--crate-type=bin"])
         .arg(Path::new(&module.manifest.exam).join("runner.rs"));
+    if source.hidden && module.root.join(&module.manifest.exam).join("exam/hidden").is_dir() {
+        compiler.arg("--cfg=hidden");
+    }
     let mut externs = dependencies.externs.clone();
     externs.insert("subject".into(), library);
     if let Some(errors) = make(module, compiler, &program, &externs)? {
@@ -121,6 +150,7 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
     Ok(Build::Ready(Runner {
         program,
         scratch: folder,
+        wrong: None,
         _lock: Arc::new(lock),
     }))
 }

@@ -3,19 +3,19 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use tinytorch_exam::{CheckRecord, ExamRecord, Reply, Visibility};
+use tinytorch_exam::{ExamRecord, Reply, Visibility, judge_check};
 
-use super::expect::{self, PATIENCE, Proven};
+use super::expect::{self, Proven};
 use super::{documents, stubs};
 use crate::commands::Context;
 use crate::commands::test::student;
+use crate::subject::{Runner, Source};
 use crate::dependencies;
-use crate::exam;
 use crate::failure::Outcome;
 use crate::manifest::exercise_id;
 use crate::markers::Marked;
 use crate::mistakes::{self, Mistake};
-use crate::subject::Runner;
+use crate::parallel;
 use crate::ui::{self, BAD, FAINT, GOOD, STRONG, paint};
 use crate::workspace::{Module, line_of_item};
 
@@ -212,7 +212,7 @@ fn exam_problems(module: &Module, add: &mut impl FnMut(&str, Vec<String>)) -> Re
         coverage_problems(module, &record),
     );
 
-    let stub = mistakes::must_build(module, &dependencies, &student(module))?;
+    let stub = mistakes::must_build(module, &dependencies, &stub(module))?;
     let passed = passing(&stub, &record)?;
     let names = passed
         .into_iter()
@@ -245,6 +245,15 @@ fn exam_problems(module: &Module, add: &mut impl FnMut(&str, Vec<String>)) -> Re
         if fresh { Vec::new() } else { vec![advice] },
     );
     Ok(kills)
+}
+
+/// The student's crate as it is given out, faced with the hidden checks too.
+fn stub(module: &Module) -> Source {
+    Source {
+        who: "stub".into(),
+        hidden: true,
+        ..student(module)
+    }
 }
 
 /// Zero checks prove nothing.
@@ -304,15 +313,19 @@ fn reference_problems(reference: &Runner, seed: u64) -> Result<Vec<String>> {
 }
 
 fn passing(runner: &Runner, record: &ExamRecord) -> Result<Vec<String>> {
-    let checks: Vec<&CheckRecord> = record.checks.iter().collect();
-    let results = exam::run_all(runner, &checks, PATIENCE)?;
-    let passed = results.into_iter().filter(|checked| checked.verdict.passed);
-    Ok(passed.map(|checked| checked.record.id.clone()).collect())
+    let replies = expect::replies(runner, record, "all")?;
+    let pairs = record.checks.iter().zip(replies);
+    Ok(pairs
+        .filter(|(check, replies)| {
+            let replies = replies.as_deref();
+            replies.is_some_and(|replies| judge_check(check, replies).passed)
+        })
+        .map(|(check, _)| check.id.clone())
+        .collect())
 }
 
 fn kill_matrix(record: &ExamRecord, catalogue: &[(Mistake, Runner)]) -> Result<Vec<Kill>> {
-    let mut kills = Vec::new();
-    for (mistake, runner) in catalogue {
+    let kills = parallel::map(catalogue, |(mistake, runner)| {
         let passed = passing(runner, record)?;
         let caught: Vec<String> = record
             .checks
@@ -320,15 +333,15 @@ fn kill_matrix(record: &ExamRecord, catalogue: &[(Mistake, Runner)]) -> Result<V
             .map(|check| check.id.clone())
             .filter(|id| !passed.contains(id))
             .collect();
-        kills.push(Kill {
+        Ok(Kill {
             mistake: mistake.slug.clone(),
             hole: mistake.hole.clone(),
             caught_by: mistake.caught_by.clone(),
             is_caught: caught.contains(&mistake.caught_by),
             caught,
-        });
-    }
-    Ok(kills)
+        })
+    });
+    kills.into_iter().collect()
 }
 
 fn escaped(kills: &[Kill]) -> Vec<String> {

@@ -1,6 +1,5 @@
 //! `tito dev expect`: asks the reference and every catalogued mistake, and records their answers for the students' machines.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::lock::Lock;
 use crate::manifest::exercise_id;
 use crate::mistakes::{self, Mistake};
+use crate::parallel;
 use crate::process;
 use crate::snapshot::Change;
 use crate::subject::Runner;
@@ -98,10 +98,10 @@ impl Proven {
 pub fn public(module: &Module, proven: &Proven) -> Result<String> {
     let seed = u64::from(module.manifest.number);
     let mut record = ask(&proven.reference, seed, "public")?;
-    let mut answers: Vec<Vec<(usize, MistakeRecord, bool)>> = Vec::new();
-    for (mistake, runner) in &proven.mistakes {
-        answers.push(answers_of(mistake, runner, &record)?);
-    }
+    let answers = parallel::map(&proven.mistakes, |(mistake, runner)| {
+        answers_of(mistake, runner, &record)
+    });
+    let answers: Vec<_> = answers.into_iter().collect::<Result<_>>()?;
     for (index, check) in record.checks.iter_mut().enumerate() {
         let mut own = Vec::new();
         let mut others = Vec::new();
@@ -125,21 +125,16 @@ pub fn public(module: &Module, proven: &Proven) -> Result<String> {
 ///
 /// An environment error if it cannot give one.
 pub fn ask(runner: &Runner, seed: u64, visibility: &str) -> Result<ExamRecord> {
+    let wrong = runner.wrong.as_deref().unwrap_or("none");
     let reply = runner
         .scratch
-        .join(format!("record-{}", std::process::id()));
-    let mut command = Command::new(&runner.program);
+        .join(format!("record-{}-{wrong}", std::process::id()));
+    let mut command = runner.command();
     command
-        .args([
-            "expect",
-            "--seed",
-            &seed.to_string(),
-            "--visibility",
-            visibility,
-        ])
+        .args(["expect", "--seed", &seed.to_string()])
+        .args(["--visibility", visibility])
         .arg("--reply")
-        .arg(&reply)
-        .current_dir(&runner.scratch);
+        .arg(&reply);
     let finished = process::run(&mut command, Vec::new(), PATIENCE)
         .with_context(|| format!("cannot run {}", runner.program.display()))?;
     let text = std::fs::read(&reply);
@@ -158,6 +153,36 @@ pub fn ask(runner: &Runner, seed: u64, visibility: &str) -> Result<ExamRecord> {
     Ok(record)
 }
 
+/// A runner's replies to every check of a record, in order; `None` where it did not get to the end.
+///
+/// One process answers everything. If that fails (a wrong solution may loop or abort) each check gets its own.
+///
+/// # Errors
+///
+/// An environment error if a process cannot be started.
+pub fn replies(runner: &Runner, record: &ExamRecord, visibility: &str) -> Result<Vec<Option<Vec<Reply>>>> {
+    if let Ok(answered) = ask(runner, record.seed, visibility) {
+        let is_same = |a: &CheckRecord, b: &CheckRecord| {
+            a.id == b.id
+                && a.cases.len() == b.cases.len()
+                && a.cases.iter().zip(&b.cases).all(|(a, b)| a.case == b.case)
+        };
+        let mut pairs = answered.checks.iter().zip(&record.checks);
+        if answered.checks.len() == record.checks.len() && pairs.all(|(a, b)| is_same(a, b)) {
+            let replies_of = |check: CheckRecord| {
+                Some(check.cases.into_iter().map(|case| case.expected).collect())
+            };
+            return Ok(answered.checks.into_iter().map(replies_of).collect());
+        }
+    }
+    let checks: Vec<&CheckRecord> = record.checks.iter().collect();
+    let results = exam::run_all(runner, &checks, PATIENCE)?;
+    Ok(results
+        .into_iter()
+        .map(|checked| checked.stopped.is_none().then_some(checked.replies))
+        .collect())
+}
+
 /// A mistake's wrong answers to the checks of its own exercise: check, answers, whether the check names the mistake.
 fn answers_of(
     mistake: &Mistake,
@@ -165,29 +190,25 @@ fn answers_of(
     record: &ExamRecord,
 ) -> Result<Vec<(usize, MistakeRecord, bool)>> {
     let exercise = exercise_id(&mistake.hole);
-    let mine: Vec<(usize, &CheckRecord)> = record
-        .checks
-        .iter()
-        .enumerate()
-        .filter(|(_, check)| check.exercise == exercise || check.id == mistake.caught_by)
-        .collect();
-    let checks: Vec<&CheckRecord> = mine.iter().map(|(_, check)| *check).collect();
-    let results = exam::run_all(runner, &checks, PATIENCE)?;
-    Ok(mine
-        .iter()
-        .zip(results)
-        .filter(|(_, checked)| !judge_check(checked.record, &checked.replies).passed)
+    let mut answers = Vec::new();
+    let replies = replies(runner, record, "public")?;
+    for (index, (check, replies)) in record.checks.iter().zip(replies).enumerate() {
+        let is_named = check.id == mistake.caught_by;
         // Without all replies there is nothing to compare a student's with.
-        .filter(|(_, checked)| checked.stopped.is_none())
-        .map(|((index, check), checked)| {
-            let answers = MistakeRecord {
-                title: mistake.title.clone(),
-                explanation: mistake.explanation.trim().to_owned(),
-                replies: checked.replies.into_iter().map(placeless).collect(),
-            };
-            (*index, answers, check.id == mistake.caught_by)
-        })
-        .collect())
+        let (true, Some(replies)) = (check.exercise == exercise || is_named, replies) else {
+            continue;
+        };
+        if judge_check(check, &replies).passed {
+            continue;
+        }
+        let answer = MistakeRecord {
+            title: mistake.title.clone(),
+            explanation: mistake.explanation.trim().to_owned(),
+            replies: replies.into_iter().map(placeless).collect(),
+        };
+        answers.push((index, answer, is_named));
+    }
+    Ok(answers)
 }
 
 /// Where a mistake panicked is a place in a file nobody has.
