@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod dependencies;
 mod exam;
+mod exported;
 mod failure;
 mod fault;
 mod lock;

@@ -70,7 +70,9 @@ pub const VARIABLE: &str = "TITO_WRONG_SOLUTION";
 pub fn build_reference(module: &Module, dependencies: &Dependencies) -> Result<Runner> {
     let source = Source {
         who: "reference".into(),
-        root: Path::new(&module.manifest.target).join("src").join("lib.rs"),
+        root: Path::new(&module.manifest.target)
+            .join("src")
+            .join("lib.rs"),
         hidden: true,
     };
     must_build(module, dependencies, &source)
@@ -90,7 +92,9 @@ pub fn build_all(
     mistakes: &[Mistake],
 ) -> Result<Vec<Runner>> {
     let who = "wrong-solutions";
-    let folder = subject::products(module, dependencies).join(who).join("src");
+    let folder = subject::products(module, dependencies)
+        .join(who)
+        .join("src");
     let original = module.root.join(&module.manifest.target).join("src");
     let mut filled = Vec::new();
     copy(&original, &folder, &mut |text, is_root| {
@@ -105,7 +109,10 @@ pub fn build_all(
         }
         Some(changed)
     })?;
-    if let Some(lost) = mistakes.iter().find(|mistake| !filled.contains(&mistake.slug)) {
+    if let Some(lost) = mistakes
+        .iter()
+        .find(|mistake| !filled.contains(&mistake.slug))
+    {
         return Err(Failure::environment(format!(
             "{}/wrong/{}.toml fills hole {}, which {} does not have",
             module.manifest.exam, lost.slug, lost.hole, module.manifest.target

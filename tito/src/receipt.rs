@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::exam::Graded;
 use crate::lock;
 use crate::manifest::Exercise;
 use crate::snapshot::{hash, now, write_atomically};
@@ -48,12 +49,31 @@ impl Receipt {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Notes what the exercises just graded earned, beside what others earned before.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if it cannot be written.
+    pub fn keep(
+        workspace: &Workspace,
+        module: &Module,
+        graded: &[Graded<'_>],
+        basis: &str,
+    ) -> Result<()> {
+        let mut receipt = Receipt::load(workspace, module).unwrap_or_default();
+        module.name.clone_into(&mut receipt.module);
+        for graded in graded {
+            receipt.note(graded.exercise, graded.points, basis);
+        }
+        receipt.save(workspace, module)
+    }
+
     /// Keeps the receipt.
     ///
     /// # Errors
     ///
     /// An environment error if it cannot be written.
-    pub fn save(&self, workspace: &Workspace, module: &Module) -> Result<()> {
+    fn save(&self, workspace: &Workspace, module: &Module) -> Result<()> {
         lock::prepare(&workspace.state())?;
         let path = path(workspace, module);
         let folder = workspace.state().join("receipts");
@@ -64,7 +84,7 @@ impl Receipt {
     }
 
     /// Notes what an exercise earned.
-    pub fn note(&mut self, exercise: &Exercise, points: f64, basis: &str) {
+    fn note(&mut self, exercise: &Exercise, points: f64, basis: &str) {
         let earned = Earned {
             points,
             of: exercise.points,

@@ -234,28 +234,36 @@ impl Report<'_> {
 
     fn print_next(&self) {
         let number = self.module.manifest.number;
-        match self.next() {
-            Some(next) => {
-                let id = &next.exercise.id;
-                ui::say(format!(
-                    "\n{} {id} {}: {}\n      {}    {}",
-                    paint(STRONG, "Next:"),
-                    next.exercise.title,
-                    paint(CODE, &next.place),
-                    ui::advice(&format!("hint {number} {id}")),
-                    ui::advice(&format!("test {number} {id}"))
-                ));
-            }
-            None if self.graded.len() == self.standings.len() => ui::say(format!(
+        let next = self.next();
+        let is_whole = self.graded.len() == self.standings.len();
+        if is_whole && next.is_none_or(|next| next.exercise.bonus) {
+            ui::say(format!(
                 "\n{} Put it into the library: {}",
                 paint(GOOD, "All done."),
                 ui::advice(&format!("export {}", self.module.name))
-            )),
-            None => ui::say(format!(
+            ));
+        } else if next.is_none() {
+            ui::say(format!(
                 "\n{} {}",
                 paint(GOOD, "Done. Everything:"),
                 ui::advice(&format!("test {}", self.module.name))
-            )),
+            ));
+        }
+        if let Some(next) = next {
+            let id = &next.exercise.id;
+            let word = if next.exercise.bonus {
+                "Bonus:"
+            } else {
+                "Next:"
+            };
+            ui::say(format!(
+                "\n{} {id} {}: {}\n      {}    {}",
+                paint(STRONG, word),
+                next.exercise.title,
+                paint(CODE, &next.place),
+                ui::advice(&format!("hint {number} {id}")),
+                ui::advice(&format!("test {number} {id}"))
+            ));
         }
     }
 

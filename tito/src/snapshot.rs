@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::Failure;
 use crate::fault;
 use crate::lock::{Lock, cannot_write};
+use crate::workspace::SourceFile;
 
 /// The memory of one workspace.
 #[derive(Debug)]
@@ -220,6 +221,19 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Keeps the content of a file, whether or not it will change.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if it cannot be written.
+    pub fn keep(&self, _lock: &Lock, file: Option<&SourceFile>) -> Result<()> {
+        if let Some(file) = file {
+            self.put(file.text.as_bytes())
+                .map_err(|error| cannot_write(&self.state, &error))?;
+        }
+        Ok(())
     }
 
     /// The content with this hash.

@@ -139,7 +139,13 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
     compiler
         .args(["--crate-name=runner", "--crate-type=bin"])
         .arg(Path::new(&module.manifest.exam).join("runner.rs"));
-    if source.hidden && module.root.join(&module.manifest.exam).join("exam/hidden").is_dir() {
+    if source.hidden
+        && module
+            .root
+            .join(&module.manifest.exam)
+            .join("exam/hidden")
+            .is_dir()
+    {
         compiler.arg("--cfg=hidden");
     }
     let mut externs = dependencies.externs.clone();

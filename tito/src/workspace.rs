@@ -31,7 +31,7 @@ pub struct Module {
 }
 
 /// One of the student's files, as read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceFile {
     /// `quantize.rs`.
     pub name: String,

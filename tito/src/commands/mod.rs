@@ -2,6 +2,7 @@
 
 mod dev;
 mod doctor;
+mod export;
 mod hint;
 mod lab;
 mod list;
@@ -15,6 +16,7 @@ mod undo;
 use anyhow::Result;
 
 use crate::cli::{Arguments, Command};
+use crate::exported::Export;
 use crate::failure::Outcome;
 use crate::lock::Lock;
 use crate::snapshot::Store;
@@ -63,7 +65,14 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
             };
             test::run(&context, &module, &wishes)
         }
-        Command::Export { .. } => todo!(),
+        Command::Export {
+            module,
+            restore: true,
+            ..
+        } => export::restore(&context, &module),
+        Command::Export {
+            module, time_limit, ..
+        } => export::run(&context, &module, time_limit),
         Command::Hint {
             module,
             exercise,
@@ -104,6 +113,8 @@ pub fn cargo() -> std::ffi::OsString {
 
 /// True if the library holds what the student exported.
 fn is_exported(context: &Context, module: &Module) -> Result<bool> {
-    let _ = (context, module);
-    Ok(false)
+    match Export::load(module)? {
+        Some(export) => export.is_in_place(&context.store),
+        None => Ok(false),
+    }
 }

@@ -96,22 +96,24 @@ fn describe(
     if super::is_exported(context, module)? {
         ui::say("  exported: the library runs on your code");
     }
-    match progress::next(standings, receipt, basis) {
-        Some(next) => {
-            let id = &next.exercise.id;
-            let number = module.manifest.number;
-            ui::say(format!(
-                "  next: {id} {}, {}\n        {}    {}",
-                next.exercise.title,
-                paint(CODE, &next.place),
-                ui::advice(&format!("hint {number} {id}")),
-                ui::advice(&format!("test {number} {id}")),
-            ));
-        }
-        None => ui::say(format!(
+    let next = progress::next(standings, receipt, basis);
+    if next.is_none_or(|next| next.exercise.bonus) {
+        ui::say(format!(
             "  next: {}",
             ui::advice(&next_command(context, module, basis, receipt)?)
-        )),
+        ));
+    }
+    if let Some(next) = next {
+        let id = &next.exercise.id;
+        let number = module.manifest.number;
+        let word = if next.exercise.bonus { "bonus" } else { "next" };
+        ui::say(format!(
+            "  {word}: {id} {}, {}\n        {}    {}",
+            next.exercise.title,
+            paint(CODE, &next.place),
+            ui::advice(&format!("hint {number} {id}")),
+            ui::advice(&format!("test {number} {id}")),
+        ));
     }
     Ok(())
 }

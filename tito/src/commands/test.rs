@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Context;
 use crate::dependencies;
 use crate::exam;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::manifest::Exercise;
 use crate::progress;
 use crate::receipt::{self, Receipt};
@@ -77,13 +77,12 @@ fn once(
     let limit = Duration::from_secs(wishes.time_limit.max(1));
     let graded = exam::grade(&runner, &record, &exercises, limit)?;
 
-    let basis = receipt::basis(module, &files);
-    let mut receipt = Receipt::load(&context.workspace, module).unwrap_or_default();
-    module.name.clone_into(&mut receipt.module);
-    for graded in &graded {
-        receipt.note(graded.exercise, graded.points, &basis);
-    }
-    receipt.save(&context.workspace, module)?;
+    Receipt::keep(
+        &context.workspace,
+        module,
+        &graded,
+        &receipt::basis(module, &files),
+    )?;
 
     let report = Report {
         module,
@@ -130,6 +129,15 @@ fn does_not_compile(context: &Context, module: &Module, errors: &[CompileError])
         report::print_compile_errors(errors);
     }
     Outcome::WorkLeft
+}
+
+/// The refusal of a command that needs files that compile.
+pub fn compile_refusal(what: &str, errors: &[CompileError]) -> Failure {
+    let first = errors.first().map_or("", |error| error.rendered.trim_end());
+    Failure::work(format!(
+        "{what}: your files do not compile, {}\n{first}",
+        ui::count(errors.len(), "error")
+    ))
 }
 
 /// When a file of the module was saved last.

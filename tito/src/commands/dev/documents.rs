@@ -22,7 +22,7 @@ pub fn problems(root: &Path) -> Vec<String> {
         };
         let shown = file.strip_prefix(root).unwrap_or(&file).display();
         for (line, command) in commands(&text) {
-            if !known.iter().any(|known| *known == command) {
+            if !known.contains(&command) {
                 problems.push(format!("{shown}:{line}: there is no `tito {command}`"));
             }
         }

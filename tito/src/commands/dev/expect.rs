@@ -160,7 +160,11 @@ pub fn ask(runner: &Runner, seed: u64, visibility: &str) -> Result<ExamRecord> {
 /// # Errors
 ///
 /// An environment error if a process cannot be started.
-pub fn replies(runner: &Runner, record: &ExamRecord, visibility: &str) -> Result<Vec<Option<Vec<Reply>>>> {
+pub fn replies(
+    runner: &Runner,
+    record: &ExamRecord,
+    visibility: &str,
+) -> Result<Vec<Option<Vec<Reply>>>> {
     if let Ok(answered) = ask(runner, record.seed, visibility) {
         let is_same = |a: &CheckRecord, b: &CheckRecord| {
             a.id == b.id

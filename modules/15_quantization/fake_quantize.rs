@@ -1,0 +1,145 @@
+//! Fake quantization: feel the rounding while training, and still learn.
+//!
+//! In: real values. Out: real values again, each moved to the nearest one that has a code. Training with them in the
+//! forward pass teaches a network to live with the error; the straight-through gradient lets it learn at all, since
+//! the true derivative of a staircase is zero nearly everywhere.
+
+use crate::scheme::{CodeRange, QParams};
+
+/// Moves each value to the nearest one that has a code. **Exercise 15.10, first part**
+///
+/// # The maths
+///
+/// Quantize and dequantize in one go, without leaving `f32`:
+///
+/// ```text
+/// code  = saturate(round(value / scale) + zero_point)
+/// value ← scale · (code − zero_point)
+/// ```
+///
+/// # Worked example
+///
+/// `scale = 0.5`, `zero_point = 0`, the codes −2..=1: the values `[0.3, −0.25, 9, −9]` become `[0.5, 0, 0.5, −1]`.
+/// 0.3 is 0.6 steps, rounded to 1; −0.25 is half a step, a tie, to the even 0; the others saturate.
+///
+/// # Edge cases
+///
+/// - A value that has a code already is not moved.
+/// - NaN stays NaN: training shall notice it.
+#[must_use]
+pub fn fake_quantize_values(values: &[f32], qparams: QParams, codes: CodeRange) -> Vec<f32> {
+    let QParams { scale, zero_point } = qparams;
+    // BEGIN SOLUTION 15.10a
+    todo!("exercise 15.10a")
+    // END SOLUTION
+}
+
+/// Passes the gradient straight through, where the value was not saturated (N14). **Exercise 15.10, second part**
+///
+/// | argument | shape | meaning |
+/// |---|---|---|
+/// | `values` | `[n]` | what was fake-quantized |
+/// | `upstream` | `[n]` | the gradient of the loss with respect to the result |
+/// | result | `[n]` | the gradient of the loss with respect to `values` |
+///
+/// # The maths
+///
+/// Rounding is taken for the identity. Saturation is not: a value beyond the last code can move without changing
+/// anything, so its gradient is 0.
+///
+/// ```text
+/// code        = round(value / scale) + zero_point          before saturation
+/// gradient[i] = upstream[i]   if codes.min ≤ code ≤ codes.max
+///               0             otherwise
+/// ```
+///
+/// # Worked example
+///
+/// `scale = 0.5`, `zero_point = 0`, the codes −2..=1, upstream all 1, the values `[0.3, 0.74, 0.76, −1.2, −1.3]`: the codes
+/// before saturation are `1, 1, 2, −2, −3`, the gradient `[1, 1, 0, 1, 0]`.
+///
+/// # Edge cases
+///
+/// - A value just outside the range that still rounds to the last code keeps its gradient, as 0.74 does.
+/// - NaN has no code: its gradient is 0.
+///
+/// # Panics
+///
+/// If `values` and `upstream` have different lengths.
+///
+/// Source: Bengio, Léonard, Courville 2013, arXiv 1308.3432; the mask is that of PyTorch's fake quantization.
+#[must_use]
+#[track_caller]
+pub fn straight_through_gradient(
+    values: &[f32],
+    upstream: &[f32],
+    qparams: QParams,
+    codes: CodeRange,
+) -> Vec<f32> {
+    assert_eq!(values.len(), upstream.len(), "one gradient for each value");
+    let QParams { scale, zero_point } = qparams;
+    // BEGIN SOLUTION 15.10b
+    todo!("exercise 15.10b")
+    // END SOLUTION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO_BITS: CodeRange = CodeRange::signed(2);
+    const HALVES: QParams = QParams::symmetric(0.5);
+
+    #[test]
+    fn worked_example_values() {
+        assert_eq!(
+            fake_quantize_values(&[0.3, -0.25, 9.0, -9.0], HALVES, TWO_BITS),
+            [0.5, 0.0, 0.5, -1.0]
+        );
+    }
+
+    #[test]
+    fn a_value_that_has_a_code_is_not_moved() {
+        let qparams = QParams {
+            scale: 0.1,
+            zero_point: -43,
+        };
+        let codes: Vec<i8> = (-128..=127).collect();
+        let values = crate::quantize::dequantize(&codes, qparams);
+        assert_eq!(
+            fake_quantize_values(&values, qparams, CodeRange::INT8),
+            values
+        );
+    }
+
+    #[test]
+    fn worked_example_gradient() {
+        let values = [0.3, 0.74, 0.76, -1.2, -1.3];
+        assert_eq!(
+            straight_through_gradient(&values, &[1.0; 5], HALVES, TWO_BITS),
+            [1.0, 1.0, 0.0, 1.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn the_gradient_is_passed_on_as_it_is() {
+        assert_eq!(
+            straight_through_gradient(&[0.1, -0.6], &[-3.5, 0.25], HALVES, TWO_BITS),
+            [-3.5, 0.25]
+        );
+    }
+
+    #[test]
+    fn the_zero_point_moves_the_range() {
+        // Codes 0..=3 with zero point 1 mean −1 to 2.
+        let qparams = QParams {
+            scale: 1.0,
+            zero_point: 1,
+        };
+        let codes = CodeRange { min: 0, max: 3 };
+        assert_eq!(
+            straight_through_gradient(&[-2.0, -1.0, 2.0, 3.0], &[1.0; 4], qparams, codes),
+            [0.0, 1.0, 1.0, 0.0]
+        );
+    }
+}
