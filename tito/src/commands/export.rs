@@ -204,10 +204,7 @@ fn pass_the_exam(
 /// What the library's files will hold, and the bonus holes for which it keeps its own body.
 ///
 /// An unfinished bonus would be a `todo!` in the library, where anyone may call it.
-fn contents(
-    files: &[SourceFile],
-    twins: &[SourceFile],
-) -> Result<(Contents, Vec<String>)> {
+fn contents(files: &[SourceFile], twins: &[SourceFile]) -> Result<(Contents, Vec<String>)> {
     let mut contents = Contents::new();
     let mut kept = Vec::new();
     for (file, twin) in files.iter().zip(twins) {

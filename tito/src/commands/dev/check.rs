@@ -1,7 +1,5 @@
 //! `tito dev check`: proves that the course is sound. Anything that is not is an error, never a warning.
 
-use std::collections::BTreeSet;
-
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
@@ -12,7 +10,7 @@ use super::{documents, stubs};
 use crate::commands::Context;
 use crate::commands::test::student;
 use crate::dependencies;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::manifest::exercise_id;
 use crate::markers::Marked;
 use crate::mistakes::{self, Mistake};
@@ -165,52 +163,7 @@ fn manifest_problems(module: &Module) -> Result<Vec<String>> {
             problems.push(format!("{} has no `{}`", exercise.file, exercise.item));
         }
     }
-    problems.extend(root_problems(module)?);
     Ok(problems)
-}
-
-/// The student's crate root declares and exports what the library's does.
-fn root_problems(module: &Module) -> Result<Vec<String>> {
-    let read = |path: &str| {
-        std::fs::read_to_string(module.root.join(path))
-            .map_err(|error| Failure::environment(format!("cannot read {path}: {error}")))
-    };
-    let root = module.shown(&module.manifest.root);
-    let library = module.twin("lib.rs");
-    let (ours, theirs) = (declarations(&read(&root)?), declarations(&read(&library)?));
-    let mut problems = Vec::new();
-    for lost in theirs.difference(&ours) {
-        problems.push(format!("{root} lacks `{lost}`, which {library} has"));
-    }
-    for extra in ours.difference(&theirs) {
-        problems.push(format!("{root} has `{extra}`, which {library} lacks"));
-    }
-    Ok(problems)
-}
-
-/// Every `mod` and `use` of a crate root, blanks made uniform.
-fn declarations(text: &str) -> BTreeSet<String> {
-    let code: Vec<&str> = text
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or("").trim())
-        .filter(|line| !line.starts_with('#'))
-        .collect();
-    code.join(" ")
-        .split(';')
-        .map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|statement| {
-            ["pub mod ", "mod ", "pub use "]
-                .iter()
-                .any(|word| statement.starts_with(word))
-        })
-        // A list in braces may be folded, with a comma at its end.
-        .map(|statement| {
-            statement
-                .replace("{ ", "{")
-                .replace(", }", "}")
-                .replace(" }", "}")
-        })
-        .collect()
 }
 
 /// Up to date, every hole empty, and no body of the library anywhere.
