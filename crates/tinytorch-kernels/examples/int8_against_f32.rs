@@ -130,11 +130,11 @@ fn measure(runs: &mut [&mut (dyn FnMut() + Send)], operations: f64) -> (f64, Vec
     }
     (
         median(&mut ceilings),
-        times.iter_mut().map(median).collect(),
+        times.iter_mut().map(|times| median(times)).collect(),
     )
 }
 
-fn median(values: &mut Vec<f64>) -> f64 {
+fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }

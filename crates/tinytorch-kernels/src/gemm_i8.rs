@@ -21,6 +21,8 @@ mod select;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use std::fmt::Debug;
 

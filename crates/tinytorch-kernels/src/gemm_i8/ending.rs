@@ -243,11 +243,10 @@ impl<'a> Ending<'a> {
         }
     }
 
-    /// Writes `sums + offsets` to columns `column..` of row `row`.
+    /// Writes `sums + offsets`, of the same length, to columns `column..` of row `row`.
     #[inline(always)]
     pub fn finish(&mut self, row: usize, column: usize, sums: &[i32], offsets: &[i32]) {
         let columns = column..column + sums.len();
-        let offsets = &offsets[columns.clone()];
         let sums = sums
             .iter()
             .zip(offsets)

@@ -57,10 +57,11 @@ impl GemmI8 for Portable {
                         }
                     }
                 }
+                let offsets = &task.offsets[first_column..first_column + block_columns];
                 for (i, sums) in sums[..block_rows].iter().enumerate() {
                     let sums = &sums[..block_columns];
                     task.ending
-                        .finish(first_row + i, first_column, sums, task.offsets);
+                        .finish(first_row + i, first_column, sums, offsets);
                 }
             }
         }

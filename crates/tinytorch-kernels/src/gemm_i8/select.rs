@@ -8,6 +8,8 @@ use super::GemmI8;
 use super::avx512_vnni::Avx512Vnni;
 use super::portable::Portable;
 use super::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::ymm::{Avx2, AvxVnni};
 
 /// The environment variable that forces a kernel: a name as printed, or its instruction set (`scalar`, `portable`, ...).
 pub const KERNEL_VARIABLE: &str = "TINYTORCH_KERNEL";
@@ -18,8 +20,12 @@ pub fn kernels() -> &'static [&'static dyn GemmI8] {
     KERNELS.get_or_init(|| {
         let mut kernels: Vec<&'static dyn GemmI8> = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = Avx512Vnni::new() {
-            kernels.push(Box::leak(Box::new(kernel)));
+        {
+            // A token has no size, so leaking its box leaks nothing.
+            let leak = |kernel| -> &'static dyn GemmI8 { Box::leak(kernel) };
+            kernels.extend(Avx512Vnni::new().map(|kernel| leak(Box::new(kernel))));
+            kernels.extend(AvxVnni::new().map(|kernel| leak(Box::new(kernel))));
+            kernels.extend(Avx2::new().map(|kernel| leak(Box::new(kernel))));
         }
         kernels.extend([&Portable as &dyn GemmI8, &Scalar]);
         kernels

@@ -45,7 +45,7 @@ pub(super) trait Micro {
     const CODES: usize;
 
     /// Turns codes into words; words beyond the codes are left as they are, their weights are zero.
-    fn encode(codes: &[i8], words: &mut [i32]);
+    fn encode(&self, codes: &[i8], words: &mut [i32]);
 
     /// Multiplies a tile of `rows` rows with a panel and ends the sums.
     ///
@@ -143,7 +143,7 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
                 let first = (start - first_row) * blocks + (row - start);
                 for (block, codes) in buffers.codes.chunks(BLOCK * K::CODES).enumerate() {
                     let words = &mut buffers.blocks[first + block * (end - start)].0;
-                    K::encode(codes, words);
+                    kernel.encode(codes, words);
                 }
             }
         }
