@@ -167,6 +167,34 @@ def integer_products(topic):
         )  # fmt: skip
 
 
+def q_linear_conv(topic):
+    # name, [n, c, h, w], outputs, kernel, stride, padding, groups; weights have one scale per output channel.
+    for name, shape, outputs, kernel, stride, padding, groups in [
+        ("padded", (2, 3, 5, 6), 4, (3, 3), (1, 1), (1, 1), 1),
+        ("stride_two", (1, 2, 7, 7), 3, (3, 3), (2, 2), (1, 1), 1),
+        ("non_square", (1, 2, 6, 5), 3, (3, 2), (2, 1), (1, 0), 1),
+        ("two_groups", (1, 4, 5, 5), 6, (3, 3), (1, 1), (1, 1), 2),
+        ("depthwise", (2, 4, 5, 5), 4, (3, 3), (1, 1), (1, 1), 4),
+        ("pointwise", (2, 5, 3, 3), 4, (1, 1), (1, 1), (0, 0), 1),
+    ]:
+        depth = shape[1] // groups * kernel[0] * kernel[1]
+        names = {
+            "x": topic.codes(np.int8, *shape), "sx": np.float32(0.021), "zx": np.int8(-11),
+            "w": np.clip(topic.codes(np.int8, outputs, shape[1] // groups, *kernel), -127, 127),
+            "sw": topic.random.uniform(0.002, 0.02, outputs).astype(np.float32), "zw": np.zeros(outputs, np.int8),
+            "sy": np.float32(0.02 * depth**0.5), "zy": np.int8(7),
+            "b": topic.random.integers(-3000, 3000, outputs).astype(np.int32),
+        }  # fmt: skip
+        names = {key: np.asarray(value) for key, value in names.items()}
+        attributes = {"strides": stride, "pads": padding * 2, "group": groups, "kernel_shape": kernel}
+        (y,) = run_node("QLinearConv", names, ["y"], **attributes)
+        topic.case(
+            f"conv_{name}", {"op": "QLinearConv", "stride": stride, "padding": padding, "groups": groups},
+            x=names["x"], x_scale=names["sx"], x_zero_point=names["zx"], w=names["w"], w_scale=names["sw"],
+            bias=names["b"], y_scale=names["sy"], y_zero_point=names["zy"], y=y,
+        )  # fmt: skip
+
+
 def fake_quantize(topic):
     for name, scale, zero_point, low, high in [
         ("symmetric", 0.05, 0, -127, 127),
@@ -204,7 +232,7 @@ def fake_quantize(topic):
 
 if __name__ == "__main__":
     topic = Topic("onnx", {"onnx": onnx.__version__, "numpy": np.__version__, "opset": OPSET})
-    for add in [quantize_linear, dequantize_linear, dynamic_quantize_linear, integer_products]:
+    for add in [quantize_linear, dequantize_linear, dynamic_quantize_linear, integer_products, q_linear_conv]:
         add(topic)
     topic.save()
     topic = Topic("fake_quantize", {"torch": torch.__version__, "numpy": np.__version__})

@@ -1,9 +1,10 @@
 //! The ONNX operators, as its reference evaluator computes them. Our contract is the same: every code must be equal.
 
 use ndarray::{ArrayViewD, IxDyn};
+use tinytorch_core::Conv2dOptions;
 use tinytorch_quantization::{
-    CodeRange, Dims, QParams, ValueRange, choose_qparams, dequantize, gemm_i8, multipliers,
-    quantize, quantize_per_channel, requantize,
+    CodeRange, Dims, Parameters, QConv2d, QParams, QTensor, ValueRange, choose_qparams, dequantize,
+    gemm_i8, multipliers, quantize, quantize_per_channel, requantize,
 };
 
 use crate::reader::{Case, Golden};
@@ -133,5 +134,46 @@ fn q_linear_mat_mul_gives_the_same_codes() {
             CodeRange::INT8,
         );
         assert_eq!(codes, case.codes("y"), "{}", case.name);
+    });
+}
+
+/// The same remark on rounding as above; and padding is the real number 0, so the code that means it.
+#[test]
+fn q_linear_conv_gives_the_same_codes() {
+    Golden::open("onnx").each("op", "QLinearConv", |case| {
+        let pair = |scale: &str, zero_point: &str| QParams {
+            scale: case.floats(scale)[0],
+            zero_point: case.integers(zero_point)[0],
+        };
+        let (input, output) = (
+            pair("x_scale", "x_zero_point"),
+            pair("y_scale", "y_zero_point"),
+        );
+        let scales = case.floats("w_scale");
+        let qparams = scales.into_iter().map(|scale| QParams {
+            scale,
+            zero_point: 0,
+        });
+        let of_weight = Parameters::PerChannel {
+            axis: 0,
+            qparams: qparams.collect(),
+        };
+        let tensor = |name: &str, parameters, range| {
+            QTensor::new(case.codes(name), &case.shape(name), parameters, range)
+                .expect("its own shape")
+        };
+        let weight = tensor("w", of_weight, CodeRange::INT8_NARROW);
+        let options = Conv2dOptions {
+            stride: case.pair("stride"),
+            padding: case.pair("padding"),
+            groups: usize::try_from(case.integer("groups")).expect("a count"),
+        };
+        let bias = case.integers("bias");
+        let layer = QConv2d::from_parts(weight, bias, options, input, output, false);
+        let x = tensor("x", Parameters::PerTensor(input), CodeRange::INT8);
+        let y = layer.expect("parts that fit").forward_definition(&x);
+        let y = y.expect("an image of the right size");
+        assert_eq!(y.shape(), case.shape("y"), "{}", case.name);
+        assert_eq!(y.as_slice(), case.codes("y"), "{}", case.name);
     });
 }

@@ -66,6 +66,14 @@ impl Case<'_> {
             .unwrap_or_else(|| panic!("{} has no {key}", self.name)) as f32
     }
 
+    pub fn pair(&self, key: &str) -> [usize; 2] {
+        [0, 1].map(|i| {
+            let value = self.settings[key][i].as_u64();
+            let value = value.unwrap_or_else(|| panic!("{} has no pair {key}", self.name));
+            usize::try_from(value).expect("settings are small")
+        })
+    }
+
     pub fn shape(&self, name: &str) -> Vec<usize> {
         self.view(name).shape().to_vec()
     }
