@@ -14,6 +14,9 @@ use crate::qtensor::{Parameters, QTensor};
 use crate::requantize::{multipliers, requantize};
 use crate::scheme::{CodeRange, Dims, QParams, Scheme};
 
+/// More padding than this is a mistake, and would let sizes overflow.
+const MAX_PADDING: usize = 1 << 16;
+
 /// A convolution on codes, with a ReLU behind it if asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QConv2d {
@@ -56,7 +59,7 @@ impl QConv2d {
     /// # Errors
     ///
     /// - [`Error::ShapeMismatch`] if the weight has not four axes, the bias is not `[out]`, the groups do not divide the
-    ///   outputs, or a stride is 0.
+    ///   outputs, a stride is 0, or padding exceeds 65,536.
     /// - Those of [`QLinear::from_parts`](crate::QLinear::from_parts).
     pub fn from_parts(
         weight: QTensor,
@@ -70,12 +73,16 @@ impl QConv2d {
         let fits = weight.shape().len() == 4
             && groups > 0
             && weight.shape()[0].is_multiple_of(groups)
-            && !options.stride.contains(&0);
+            && !options.stride.contains(&0)
+            && options
+                .padding
+                .iter()
+                .all(|&padding| padding <= MAX_PADDING);
         if !fits {
             return Err(Error::ShapeMismatch {
                 operation: "QConv2d",
                 expected: format!(
-                    "a weight [out, in / groups, height, width] for {groups} groups and a stride above 0"
+                    "a weight [out, in / groups, height, width] for {groups} groups, a stride above 0, padding up to {MAX_PADDING}"
                 ),
                 got: weight.shape().to_vec(),
             });

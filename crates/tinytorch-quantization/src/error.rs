@@ -241,6 +241,9 @@ pub enum Error {
     /// The framework below refused.
     #[error(transparent)]
     Framework(#[from] framework::Error),
+    /// A quantized model cannot be saved or loaded.
+    #[error(transparent)]
+    File(#[from] crate::file::FileError),
     /// The kernel that the environment asks for cannot be used.
     #[error("{0}")]
     Kernel(String),

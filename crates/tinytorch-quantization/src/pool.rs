@@ -28,9 +28,10 @@ pub(crate) fn pooled_size(
     } = options;
     let size = |axis: usize, length: usize| {
         let fits = kernel[axis] > 0 && stride[axis] > 0 && padding[axis] <= kernel[axis] / 2;
-        let padded = length
-            .checked_add(2 * padding[axis])
-            .filter(|_| fits && length > 0)?;
+        if !fits || length == 0 {
+            return None;
+        }
+        let padded = length.checked_add(padding[axis].checked_mul(2)?)?;
         Some(padded.checked_sub(kernel[axis])? / stride[axis] + 1)
     };
     if let &[_, _, height, width] = shape
