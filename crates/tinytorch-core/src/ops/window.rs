@@ -116,17 +116,17 @@ impl Window {
     /// | `columns` | `[channels · kernel, row_stride]`, from its first column on |
     pub fn lower(&self, image: &[f32], rows: Range<usize>, columns: &mut [f32], row_stride: usize) {
         let used = rows.len() * self.out[1];
-        let mut lines = columns.chunks_mut(row_stride);
-        for plane in image.chunks_exact(self.plane()) {
-            for (ky, kx) in self.kernel_positions() {
-                let Some(line) = lines.next() else { return };
-                let line = &mut line[..used];
-                let (inside, first) = self.columns(kx);
-                if let Some((to, from)) = self.shift(ky, kx, &rows) {
+        for (tap, (ky, kx)) in self.taps() {
+            let (inside, first) = self.columns(kx);
+            let shift = self.shift(ky, kx, &rows);
+            for (channel, plane) in image.chunks_exact(self.plane()).enumerate() {
+                let start = (channel * self.kernel_len() + tap) * row_stride;
+                let line = &mut columns[start..start + used];
+                if let Some((to, from)) = shift.clone() {
                     line[..to.start].fill(0.0);
                     line[to.end..].fill(0.0);
                     line[to].copy_from_slice(&plane[from]);
-                    self.clear_outside(line, inside);
+                    self.clear_outside(line, &inside);
                     continue;
                 }
                 let outputs = line.chunks_exact_mut(self.out[1]);
@@ -165,14 +165,14 @@ impl Window {
         image: &mut [f32],
     ) {
         let used = rows.len() * self.out[1];
-        let mut lines = columns.chunks_mut(row_stride);
-        for plane in image.chunks_exact_mut(self.plane()) {
-            for (ky, kx) in self.kernel_positions() {
-                let Some(line) = lines.next() else { return };
-                let line = &mut line[..used];
-                let (inside, first) = self.columns(kx);
-                if let Some((from, to)) = self.shift(ky, kx, &rows) {
-                    self.clear_outside(line, inside);
+        for (tap, (ky, kx)) in self.taps() {
+            let (inside, first) = self.columns(kx);
+            let shift = self.shift(ky, kx, &rows);
+            for (channel, plane) in image.chunks_exact_mut(self.plane()).enumerate() {
+                let start = (channel * self.kernel_len() + tap) * row_stride;
+                let line = &mut columns[start..start + used];
+                if let Some((from, to)) = shift.clone() {
+                    self.clear_outside(line, &inside);
                     plane[to]
                         .iter_mut()
                         .zip(&line[from])
@@ -237,19 +237,23 @@ impl Window {
     }
 
     /// Zeroes what lies beside the image in every row of a line.
-    fn clear_outside(&self, line: &mut [f32], inside: Range<usize>) {
-        if inside.len() == self.out[1] {
-            return;
-        }
-        for row in line.chunks_exact_mut(self.out[1]) {
-            row[..inside.start].fill(0.0);
-            row[inside.end..].fill(0.0);
+    fn clear_outside(&self, line: &mut [f32], inside: &Range<usize>) {
+        // Down each column: along the rows these would be calls to fill one or two elements.
+        for x in (0..inside.start).chain(inside.end..self.out[1]) {
+            let column = line.get_mut(x..).unwrap_or_default();
+            column
+                .iter_mut()
+                .step_by(self.out[1])
+                .for_each(|value| *value = 0.0);
         }
     }
 
-    fn kernel_positions(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+    /// The places under the window, numbered, as `(ky, kx)`.
+    fn taps(&self) -> impl Iterator<Item = (usize, (usize, usize))> + use<> {
         let [height, width] = self.kernel;
-        (0..height).flat_map(move |ky| (0..width).map(move |kx| (ky, kx)))
+        (0..height)
+            .flat_map(move |ky| (0..width).map(move |kx| (ky, kx)))
+            .enumerate()
     }
 }
 
