@@ -35,9 +35,10 @@ pub fn write_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> 
     // Without this a crash of the machine after the rename may leave a new name for no content.
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    // The rename itself reaches the disk with the folder. Not all systems can open one.
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
+    // The rename itself reaches the disk with the folder. Where that cannot be asked for (a folder that may
+    // not be read, another system), a crash of the machine may bring back the old file, whole.
+    if let Ok(folder) = File::open(folder) {
+        folder.sync_all().ok();
     }
     Ok(())
 }

@@ -2,6 +2,11 @@
 //!
 //! The order of an epoch is a function of seed and epoch number, not of what was drawn before. So training
 //! that resumes at epoch 4 sees exactly the batches of training that never stopped.
+//!
+//! Batches are made when they are asked for, on the calling thread. What a second thread could win is what making
+//! a batch of 64 takes of a training step on it, and `benches/loader.rs` compares the two for a network of
+//! one convolution: 0.3 % to 0.4 % (digits and images of CIFAR-10's size), with a random shift 3 % to 6 % (two
+//! runs on 2 busy cores). Larger networks make it less, and the thread would take a core from their products.
 
 use super::dataset::{Batch, Dataset};
 use super::error::DataError;
