@@ -12,6 +12,7 @@ use tinytorch_exam::Check;
 use super::subject;
 
 mod common;
+mod convert;
 #[cfg(hidden)]
 mod hidden;
 
@@ -40,6 +41,7 @@ pub fn checks() -> Vec<Check> {
         gemm::CHECKS,
         requantize::CHECKS,
         linear::CHECKS,
+        convert::CHECKS,
         fake_quantize::CHECKS,
         loss_scaling::CHECKS,
         entropy::CHECKS,

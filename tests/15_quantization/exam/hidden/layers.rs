@@ -1,10 +1,10 @@
-//! 15.7, 15.8: integer products and quantized layers.
+//! 15.7 to 15.9: integer products, quantized layers, whole models.
 
 use tinytorch_exam::{Check, Judge, Visibility};
 
 use super::super::common::{INT8, NARROW};
 use super::super::subject::scheme::CodeRange;
-use super::super::{gemm, linear, requantize};
+use super::super::{convert, gemm, linear, requantize};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
@@ -145,6 +145,55 @@ pub(super) const CHECKS: &[Check] = &[
                 .collect()
         },
         run: linear::run_memory,
+        judge: || Judge::Equal,
+    },
+    Check {
+        id: "15.9/calibrate-random",
+        weight: 2,
+        visibility: Visibility::Hidden,
+        what: "the ranges of random networks after several batches (calls calibrate, which builds on MinMaxObserver and, for the \
+               input, choose_qparams)",
+        why: "Calibration is run once, before release, on whatever model there is.",
+        item: "calibrate",
+        cases: |rng| {
+            [(2, 3), (4, 2), (5, 5), (3, 1)]
+                .map(|(features, hidden)| convert::network(rng, features, hidden))
+                .into()
+        },
+        run: convert::run_calibrate,
+        judge: convert::judge,
+    },
+    Check {
+        id: "15.9/convert-random",
+        weight: 2,
+        visibility: Visibility::Hidden,
+        what: "layers and parameters of random converted models (this calls convert, which builds on the quantized linear layer and all \
+               that it is made of)",
+        why: "Models differ in their layers and not in the rule: what leaves one layer enters the next.",
+        item: "convert",
+        cases: |rng| {
+            vec![
+                convert::images(rng),
+                convert::network(rng, 4, 3),
+                convert::images(rng),
+            ]
+        },
+        run: convert::run_convert,
+        judge: convert::judge,
+    },
+    Check {
+        id: "15.9/sizes-random",
+        weight: 1,
+        visibility: Visibility::Hidden,
+        what: "the bytes of models of random size",
+        why: "A ratio that is right for one size only is a coincidence.",
+        item: "compare_sizes",
+        cases: |rng| {
+            (0..5)
+                .map(|_| convert::sizes(rng.size(1, 60), rng.size(1, 60)))
+                .collect()
+        },
+        run: convert::run_sizes,
         judge: || Judge::Equal,
     },
 ];
