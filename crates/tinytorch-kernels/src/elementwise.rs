@@ -5,8 +5,9 @@
 
 use std::fmt;
 
+use crate::cpu::{Vectors, vectorized};
 use crate::gemm_i8::Requantize;
-use crate::gemm_i8::ending::Codes;
+use crate::gemm_i8::ending::{Codes, ROUNDER};
 
 /// A value that has no code: NaN or an infinity.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +46,12 @@ pub struct Quantize {
     pub max: i32,
 }
 
-/// Elements that are converted before it is checked that all of them were finite: 4 KiB, so that a second look at them
-/// finds them in cache.
-const CHUNK: usize = 1024;
+/// Elements that are converted before it is looked at whether all of them were finite and none near a tie: a second look
+/// at them is cheap, and rarely needed.
+const CHUNK: usize = 128;
+
+/// Distance from an integer, 0.5 − 2⁻¹³, from which a quotient is taken for a tie; see [`quantize_chunk`].
+const NEAR_TIE: f32 = 0.5 - 1.0 / 8192.0;
 
 /// Quantizes: `out = saturate(round_ties_even(value / scale) + zero_point)`.
 ///
@@ -72,17 +76,56 @@ pub fn quantize_f32_i8(values: &[f32], by: Quantize, out: &mut [i8]) -> Result<(
         max: by.max,
     };
     codes.check();
-    for (chunk, (values, out)) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate() {
-        let mut finite = true;
-        for (out, &value) in out.iter_mut().zip(values) {
-            finite &= value.abs() < f32::INFINITY;
-            *out = codes.code(value / by.scale);
+    quantize_chunks(Vectors::chosen(), values, by.scale, codes, out)
+}
+
+vectorized! {
+    fn quantize_chunks(
+        values: &[f32],
+        scale: f32,
+        codes: Codes,
+        out: &mut [i8],
+    ) -> Result<(), NotFinite> {
+        let reciprocal = 1.0 / scale;
+        // Otherwise the reciprocal has lost digits, or is infinite.
+        let precise = scale.is_normal() && reciprocal.is_normal();
+        for (chunk, (values, out)) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate() {
+            let (largest, distance) = quantize_chunk(values, reciprocal, codes, out);
+            if largest >= f32::INFINITY.to_bits() {
+                return Err(first_not_finite(values, chunk * CHUNK));
+            }
+            if !precise || distance >= NEAR_TIE.to_bits() {
+                for (out, &value) in out.iter_mut().zip(values) {
+                    *out = codes.code(value / scale);
+                }
+            }
         }
-        if !finite {
-            return Err(first_not_finite(values, chunk * CHUNK));
-        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Quantizes with a product in place of the quotient (a division takes ten times as long), and returns the bits of the
+/// largest magnitude among the values and of the largest distance of a product from the integer it was rounded to.
+///
+/// N4 asks for the quotient's code. The product differs from it by less than 3 · 2⁻²⁴ of its magnitude, which is at most
+/// 256 before the bounds cut it off: by less than 2⁻¹⁴. So the codes can only differ if the product is that near to a
+/// tie, and then the caller divides.
+#[inline(always)]
+fn quantize_chunk(values: &[f32], reciprocal: f32, codes: Codes, out: &mut [i8]) -> (u32, u32) {
+    let (low, high) = codes.real_bounds();
+    let (mut largest, mut furthest) = (0, 0);
+    for (out, &value) in out.iter_mut().zip(values) {
+        let product = value * reciprocal;
+        let product = if product > low { product } else { low };
+        let product = if product < high { product } else { high };
+        let shifted = product + ROUNDER;
+        // Floats that are not negative have the order of their bits, and integers can be compared in any order.
+        furthest = furthest.max((product - (shifted - ROUNDER)).abs().to_bits());
+        largest = largest.max(value.abs().to_bits());
+        let rounded = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+        *out = rounded.wrapping_add(codes.zero_point) as i8;
+    }
+    (largest, furthest)
 }
 
 /// The report of a slice that holds a value that is not finite; `offset` is the index of its first element.
@@ -110,8 +153,14 @@ pub fn dequantize_i8_f32(codes: &[i8], scale: f32, zero_point: i32, out: &mut [f
         (-128..=127).contains(&zero_point),
         "zero point {zero_point} is not an i8"
     );
-    for (out, &code) in out.iter_mut().zip(codes) {
-        *out = (i32::from(code) - zero_point) as f32 * scale;
+    dequantize_codes(Vectors::chosen(), codes, scale, zero_point, out);
+}
+
+vectorized! {
+    fn dequantize_codes(codes: &[i8], scale: f32, zero_point: i32, out: &mut [f32]) {
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = i32::from(code).wrapping_sub(zero_point) as f32 * scale;
+        }
     }
 }
 
@@ -136,14 +185,21 @@ pub fn requantize_i32_i8(sums: &[i32], by: &Requantize<'_>, out: &mut [i8]) {
         "{} sums are not rows of {n}",
         sums.len()
     );
-    let codes = by.codes();
-    for (sums, out) in sums.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-        let columns = out.iter_mut().zip(sums).zip(by.multipliers);
-        if by.bias.is_empty() {
-            columns.for_each(|((out, &sum), &factor)| *out = codes.code(sum as f32 * factor));
-        } else {
-            for (((out, &sum), &multiplier), &bias) in columns.zip(by.bias) {
-                *out = codes.code(sum.wrapping_add(bias) as f32 * multiplier);
+    requantize_rows(Vectors::chosen(), sums, by, out);
+}
+
+vectorized! {
+    fn requantize_rows(sums: &[i32], by: &Requantize<'_>, out: &mut [i8]) {
+        let codes = by.codes();
+        let n = by.multipliers.len();
+        for (sums, out) in sums.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+            let columns = out.iter_mut().zip(sums).zip(by.multipliers);
+            if by.bias.is_empty() {
+                columns.for_each(|((out, &sum), &factor)| *out = codes.code(sum as f32 * factor));
+            } else {
+                for (((out, &sum), &multiplier), &bias) in columns.zip(by.bias) {
+                    *out = codes.code(sum.wrapping_add(bias) as f32 * multiplier);
+                }
             }
         }
     }
@@ -158,23 +214,8 @@ const LANES: usize = 32;
 ///
 /// [`NotFinite`] names the first value that is.
 pub fn min_max(values: &[f32]) -> Result<Option<(f32, f32)>, NotFinite> {
-    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let mut finite = [true; LANES];
-    let (blocks, tail) = values.as_chunks::<LANES>();
-    let mut look = |lane: usize, value: f32| {
-        finite[lane] &= value.abs() < f32::INFINITY;
-        min[lane] = if value < min[lane] { value } else { min[lane] };
-        max[lane] = if value > max[lane] { value } else { max[lane] };
-    };
-    for block in blocks {
-        for (lane, &value) in block.iter().enumerate() {
-            look(lane, value);
-        }
-    }
-    for (lane, &value) in tail.iter().enumerate() {
-        look(lane, value);
-    }
-    if finite.contains(&false) {
+    let (min, max, finite) = range_of_lanes(Vectors::chosen(), values);
+    if !finite {
         return Err(first_not_finite(values, 0));
     }
     if values.is_empty() {
@@ -184,6 +225,30 @@ pub fn min_max(values: &[f32]) -> Result<Option<(f32, f32)>, NotFinite> {
     let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
     // −0.0 + 0.0 is +0.0: which of two zeros a lane has met does not show.
     Ok(Some((min + 0.0, max + 0.0)))
+}
+
+vectorized! {
+    /// The minima and maxima of the lanes, and whether all values are finite.
+    fn range_of_lanes(values: &[f32]) -> ([f32; LANES], [f32; LANES], bool) {
+        let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        let mut largest = [0_u32; LANES];
+        let (blocks, tail) = values.as_chunks::<LANES>();
+        let mut look = |lane: usize, value: f32| {
+            largest[lane] = largest[lane].max(value.abs().to_bits());
+            min[lane] = if value < min[lane] { value } else { min[lane] };
+            max[lane] = if value > max[lane] { value } else { max[lane] };
+        };
+        for block in blocks {
+            for (lane, &value) in block.iter().enumerate() {
+                look(lane, value);
+            }
+        }
+        for (lane, &value) in tail.iter().enumerate() {
+            look(lane, value);
+        }
+        let finite = largest.iter().all(|&bits| bits < f32::INFINITY.to_bits());
+        (min, max, finite)
+    }
 }
 
 #[cfg(test)]
@@ -199,14 +264,18 @@ mod tests {
     }
 
     fn assert_codes(values: &[f32], by: Quantize) {
-        let mut out = vec![0; values.len()];
-        quantize_f32_i8(values, by, &mut out).expect("finite values");
-        for (i, (&value, &code)) in values.iter().zip(&out).enumerate() {
-            assert_eq!(
-                code,
-                quantize_scalar(value, by),
-                "{value:e} at {i} by {by:?}"
-            );
+        for vectors in Vectors::available() {
+            let mut out = vec![0; values.len()];
+            let codes = Codes {
+                zero_point: by.zero_point,
+                min: by.min,
+                max: by.max,
+            };
+            quantize_chunks(vectors, values, by.scale, codes, &mut out).expect("finite values");
+            for (i, (&value, &code)) in values.iter().zip(&out).enumerate() {
+                let expected = quantize_scalar(value, by);
+                assert_eq!(code, expected, "{value:e} at {i} by {by:?}, {vectors:?}");
+            }
         }
     }
 
@@ -321,6 +390,16 @@ mod tests {
             let min = values.iter().copied().fold(f32::INFINITY, f32::min);
             let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(min_max(&values), Ok(Some((min, max))));
+            for vectors in Vectors::available() {
+                let (mins, maxs, finite) = range_of_lanes(vectors, &values);
+                let min_of_lanes = mins.into_iter().fold(f32::INFINITY, f32::min);
+                let max_of_lanes = maxs.into_iter().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(
+                    (min_of_lanes, max_of_lanes, finite),
+                    (min, max, true),
+                    "{vectors:?}"
+                );
+            }
         }
     }
 
@@ -339,11 +418,13 @@ mod tests {
                 min: 4,
                 max: 127,
             };
-            let mut out = vec![0; m * n];
-            requantize_i32_i8(&sums, &by, &mut out);
-            for (i, &code) in out.iter().enumerate() {
-                let sum = sums[i] + bias.get(i % n).copied().unwrap_or(0);
-                assert_eq!(code, scalar::requantize(sum, multipliers[i % n], 4, 4, 127));
+            for vectors in Vectors::available() {
+                let mut out = vec![0; m * n];
+                requantize_rows(vectors, &sums, &by, &mut out);
+                for (i, &code) in out.iter().enumerate() {
+                    let sum = sums[i] + bias.get(i % n).copied().unwrap_or(0);
+                    assert_eq!(code, scalar::requantize(sum, multipliers[i % n], 4, 4, 127));
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //! integer kernel stays, is called `scalar`, and defines the others, bit for bit.
 
 pub mod conv_i8;
+mod cpu;
 pub mod elementwise;
 pub mod gemm_f32;
 pub mod gemm_i8;

@@ -155,7 +155,7 @@ fn sums<const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
                 }
             }
         };
-        let unrolled = len - len % UNROLL;
+        let unrolled = if UNROLL == 1 { 0 } else { len - len % UNROLL };
         for p in (0..unrolled).step_by(UNROLL) {
             for (u, sums) in sums.iter_mut().enumerate() {
                 step(sums, p + u);

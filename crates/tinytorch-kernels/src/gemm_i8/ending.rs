@@ -84,7 +84,7 @@ pub(crate) struct Codes {
 }
 
 /// 1.5 · 2²³: the f32 around it are the integers, so adding it rounds to an integer, ties to even.
-const ROUNDER: f32 = 12_582_912.0;
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
 
 impl Codes {
     #[track_caller]

@@ -63,7 +63,7 @@ fn find(name: &str) -> Result<&'static dyn GemmI8, UnknownKernel> {
         })
 }
 
-/// `avx2` of `i8i8i32-avx2-4x16`.
+/// `avx2` of `i8i8i32-avx2-6x16`.
 fn instruction_set(name: &str) -> &str {
     name.split('-').nth(1).unwrap_or(name)
 }

@@ -48,31 +48,28 @@ macro_rules! ymm_kernel {
                 assert!(groups == 0 || (groups - 1) * stride + 2 * vector <= weights.len());
                 let mut sums = [[[_mm256_setzero_si256(); 2]; ROWS]; UNROLL];
                 let (activations, _) = activations.as_chunks::<ROWS>();
-                for (block, rows) in activations.iter().enumerate() {
-                    let first = block * BLOCK;
-                    let len = BLOCK.min(groups - first);
-                    let step = |sums: &mut [[__m256i; 2]; ROWS], p: usize| {
-                        // SAFETY: `first + p < groups`, so by the assertion two vectors lie inside the weights.
-                        let group = unsafe { weights.as_ptr().add((first + p) * stride) };
-                        // SAFETY: as above.
-                        let left = unsafe { $load(group) };
-                        // SAFETY: as above.
-                        let right = unsafe { $load(group.add(vector)) };
-                        for (sums, row) in sums.iter_mut().zip(rows) {
-                            let word = _mm256_set1_epi32(row.0[p % BLOCK]);
-                            sums[0] = $multiply_add(sums[0], word, left);
-                            sums[1] = $multiply_add(sums[1], word, right);
-                        }
-                    };
-                    let unrolled = len - len % UNROLL;
-                    for p in (0..unrolled).step_by(UNROLL) {
-                        for (u, sums) in sums.iter_mut().enumerate() {
-                            step(sums, p + u);
-                        }
+                let step = |sums: &mut [[__m256i; 2]; ROWS], p: usize| {
+                    // SAFETY: `p < groups`, so by the assertion two vectors lie inside the weights.
+                    let group = unsafe { weights.as_ptr().add(p * stride) };
+                    // SAFETY: as above.
+                    let left = unsafe { $load(group) };
+                    // SAFETY: as above.
+                    let right = unsafe { $load(group.add(vector)) };
+                    for (sums, row) in sums.iter_mut().zip(&activations[p / BLOCK]) {
+                        let word = _mm256_set1_epi32(row.0[p % BLOCK]);
+                        sums[0] = $multiply_add(sums[0], word, left);
+                        sums[1] = $multiply_add(sums[1], word, right);
                     }
-                    for p in unrolled..len {
-                        step(&mut sums[0], p);
+                };
+                // One loop, not one per block: nested, the compiler keeps each sum twice and runs out of registers.
+                let unrolled = if UNROLL == 1 { 0 } else { groups - groups % UNROLL };
+                for p in (0..unrolled).step_by(UNROLL) {
+                    for (u, sums) in sums.iter_mut().enumerate() {
+                        step(sums, p + u);
                     }
+                }
+                for p in unrolled..groups {
+                    step(&mut sums[0], p);
                 }
                 for i in 0..ROWS {
                     let mut total = sums[0][i];

@@ -1,0 +1,207 @@
+//! Reads and writes never leave the slices: each slice ends (or begins) at a page that may not be touched, so that a
+//! kernel that does is killed.
+#![cfg(target_os = "linux")]
+#![expect(
+    unsafe_code,
+    reason = "pages are mapped and protected by the operating system"
+)]
+
+use tinytorch_kernels::{
+    Accumulate, Conv2dShape, Dims, Images, MatrixMut, MatrixRef, PackedConv2d, PackedWeights,
+    Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_f32, kernels, min_max,
+    quantize_f32_i8,
+};
+
+/// Numbers between two pages without access; the last element touches the second, or the first element the first.
+struct Guarded<T> {
+    mapping: *mut libc::c_void,
+    mapping_bytes: usize,
+    start: *mut T,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Touching {
+    Before,
+    After,
+}
+
+impl<T: Copy> Guarded<T> {
+    fn new(values: &[T], touching: Touching) -> Self {
+        // SAFETY: asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let bytes = size_of_val(values);
+        let inner = bytes.next_multiple_of(page).max(page);
+        let mapping_bytes = inner + 2 * page;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, of no file, at an address of the system's choice.
+        let mapping = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapping_bytes,
+                libc::PROT_NONE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(mapping, libc::MAP_FAILED, "mmap");
+        let first = mapping.wrapping_byte_add(page);
+        // SAFETY: the pages between the first and the last of the mapping just made.
+        let result = unsafe { libc::mprotect(first, inner, access) };
+        assert_eq!(result, 0, "mprotect");
+        let start: *mut T = match touching {
+            Touching::Before => first.cast(),
+            Touching::After => first.wrapping_byte_add(inner - bytes).cast(),
+        };
+        // SAFETY: `bytes` fit between the guards, and a page boundary or a whole number of `T` before one is aligned.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), start, values.len()) };
+        Self {
+            mapping,
+            mapping_bytes,
+            start,
+            len: values.len(),
+        }
+    }
+
+    fn slice(&self) -> &[T] {
+        // SAFETY: `new` has initialized `len` elements there.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    fn slice_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's own, and nothing refers to it any more.
+        unsafe { libc::munmap(self.mapping, self.mapping_bytes) };
+    }
+}
+
+const SIDES: [Touching; 2] = [Touching::Before, Touching::After];
+
+fn codes(len: usize) -> Vec<i8> {
+    (0..len).map(|i| (i * 89 % 256) as u8 as i8).collect()
+}
+
+#[test]
+fn integer_products_stay_inside_their_slices() {
+    for side in SIDES {
+        for &kernel in kernels() {
+            for (m, n, k) in [
+                (1, 1, 1),
+                (1, 17, 63),
+                (3, 31, 65),
+                (15, 33, 257),
+                (7, 5, 3),
+                (2, 48, 64),
+            ] {
+                let weights = Guarded::new(&codes(n * k), side);
+                let packed = PackedWeights::with_kernel(kernel, n, k, weights.slice());
+                let a = Guarded::new(&codes(m * k), side);
+                let bias = Guarded::new(&vec![3; n], side);
+                let factors = Guarded::new(&vec![0.001; n], side);
+                let real_bias = Guarded::new(&vec![0.5; n], side);
+                let mut sums = Guarded::new(&vec![0; m * n], side);
+                packed.product(m, a.slice(), 5, sums.slice_mut());
+                let ending = Requantize {
+                    bias: bias.slice(),
+                    multipliers: factors.slice(),
+                    zero_point: 0,
+                    min: -128,
+                    max: 127,
+                };
+                let mut out = Guarded::new(&vec![0; m * n], side);
+                packed.requantized(m, a.slice(), 5, &ending, out.slice_mut());
+                let ending = Scale {
+                    scales: factors.slice(),
+                    bias: real_bias.slice(),
+                    relu: true,
+                };
+                let mut out = Guarded::new(&vec![0.0; m * n], side);
+                packed.scaled(m, a.slice(), 5, &ending, out.slice_mut());
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_stay_inside_their_slices() {
+    let images = Images {
+        batch: 2,
+        height: 5,
+        width: 6,
+    };
+    for side in SIDES {
+        for &kernel in kernels() {
+            for (channels, groups) in [(1, 1), (3, 1), (8, 8), (6, 2)] {
+                let shape = Conv2dShape {
+                    in_channels: channels,
+                    out_channels: channels * 3 / if groups == channels { 3 } else { 1 },
+                    kernel: [3, 3],
+                    stride: [1, 2],
+                    padding: [1, 1],
+                    groups,
+                };
+                let weights = Guarded::new(&codes(shape.out_channels * shape.taps()), side);
+                let packed = PackedConv2d::with_kernel(kernel, shape, weights.slice());
+                let input = Guarded::new(&codes(2 * 5 * 6 * channels), side);
+                let mut out = Guarded::new(&vec![0; 2 * 5 * 3 * shape.out_channels], side);
+                packed.product(images, input.slice(), -3, out.slice_mut());
+            }
+        }
+    }
+}
+
+#[test]
+fn elementwise_loops_stay_inside_their_slices() {
+    for side in SIDES {
+        for len in [1, 15, 17, 127, 129, 1023] {
+            let reals: Vec<f32> = (0..len).map(|i| i as f32 * 0.1 - 7.0).collect();
+            let reals = Guarded::new(&reals, side);
+            let mut out = Guarded::new(&vec![0; len], side);
+            let by = Quantize {
+                scale: 0.1,
+                zero_point: 3,
+                min: -128,
+                max: 127,
+            };
+            assert_eq!(quantize_f32_i8(reals.slice(), by, out.slice_mut()), Ok(()));
+            let mut back = Guarded::new(&vec![0.0; len], side);
+            dequantize_i8_f32(out.slice(), 0.1, 3, back.slice_mut());
+            assert!(min_max(back.slice()).is_ok());
+        }
+    }
+}
+
+#[test]
+fn real_products_stay_inside_their_slices() {
+    for side in SIDES {
+        for (m, n, k) in [(1, 17, 63), (5, 33, 20), (70, 65, 66)] {
+            let a = Guarded::new(&vec![1.0; m * k], side);
+            let b = Guarded::new(&vec![0.5; n * k], side);
+            for b in [
+                MatrixRef::row_major(b.slice(), n),
+                MatrixRef::row_major(b.slice(), k).transposed(),
+            ] {
+                let mut c = Guarded::new(&vec![0.0; m * n], side);
+                let a = MatrixRef::row_major(a.slice(), k);
+                let out = MatrixMut::row_major(c.slice_mut(), n);
+                gemm_f32(
+                    Dims { m, n, k },
+                    a,
+                    b,
+                    out,
+                    Accumulate::Overwrite,
+                    Threads::One,
+                );
+                assert_eq!(c.slice()[m * n - 1], k as f32 * 0.5);
+            }
+        }
+    }
+}
