@@ -11,7 +11,7 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// Memory a check may use; no check needs a tenth of it.
 #[cfg(target_os = "linux")]
-const MEMORY_BYTES: u64 = 4 << 30;
+const MEMORY_BYTES: u64 = 1 << 30;
 
 /// How a program ended, and what it printed.
 #[derive(Debug)]

@@ -167,8 +167,8 @@ impl Report<'_> {
             ui::say(paint(
                 FAINT,
                 format!(
-                    "    {} more failed; all of them: {} test {} {} --all",
-                    ui::count(more, "check"),
+                    "    {} failed; all of them: {} test {} {} --all",
+                    ui::count(more, "more check"),
                     ui::tito(),
                     self.module.manifest.number,
                     graded.exercise.id
