@@ -37,6 +37,8 @@ pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
 pub mod fake_quantize;
+#[path = "../../crates/tinytorch-quantization/src/file.rs"]
+pub mod file;
 #[path = "../../crates/tinytorch-quantization/src/finite.rs"]
 pub mod finite;
 #[path = "../../crates/tinytorch-quantization/src/fold.rs"]
@@ -64,6 +66,8 @@ pub mod qparams;
 #[path = "../../crates/tinytorch-quantization/src/qtensor.rs"]
 pub mod qtensor;
 pub mod quantize;
+#[path = "../../crates/tinytorch-quantization/src/record.rs"]
+mod record;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
 pub mod scheme;
@@ -75,6 +79,7 @@ pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{fake_quantize_values, straight_through_gradient};
+pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
