@@ -90,7 +90,7 @@ impl Window {
                     .zip(below)
                     .for_each(|(a, &b)| *a = larger(*a, b));
             }
-            if self.kernel[1] == 2 && self.stride[1] == 2 {
+            if self.is_usual() {
                 // The usual window, with sizes that the compiler can see.
                 let (pairs, _) = row.as_chunks::<2>();
                 output.extend(pairs[..self.out[1]].iter().map(|&[a, b]| larger(a, b)));
@@ -123,11 +123,10 @@ impl Window {
             let backs = backs.zip(back_bottom.as_chunks_mut().0);
             for (((&[a, b], &[c, d]), (to_top, to_bottom)), &g) in windows.zip(backs).zip(gradient)
             {
-                let (is_b, is_d) = (replaces(b, a), replaces(d, c));
-                let is_below = replaces(larger(c, d), larger(a, b));
-                let at = |is_here: bool| if is_here { g } else { 0.0 };
-                *to_top = [at(!is_below & !is_b), at(!is_below & is_b)];
-                *to_bottom = [at(is_below & !is_d), at(is_below & is_d)];
+                let largest = larger(larger(a, b), larger(c, d));
+                let [a, b, c, d] = [a, b, c, d].map(|value| is_candidate(value, largest));
+                *to_top = [keep(g, a), keep(g, b & !a)];
+                *to_bottom = [keep(g, c & !(a | b)), keep(g, d & !(a | b | c))];
             }
         }
     }
@@ -241,7 +240,17 @@ impl Tensor {
 
 /// The larger of two, or NaN if either is.
 fn larger(a: f32, b: f32) -> f32 {
-    if replaces(b, a) { b } else { a }
+    if (b > a) | b.is_nan() { b } else { a }
+}
+
+/// Whether the largest element, or NaN, of a window may be this one.
+fn is_candidate(value: f32, largest: f32) -> bool {
+    (value == largest) | value.is_nan()
+}
+
+/// The value, or 0, by its bits: a choice would become a branch that cannot be predicted.
+fn keep(value: f32, kept: bool) -> f32 {
+    f32::from_bits(value.to_bits() & 0u32.wrapping_sub(u32::from(kept)))
 }
 
 /// Whether `value` takes the place of `largest`: a NaN at once, and for good.

@@ -42,25 +42,25 @@ impl Schedule for Constant {
 ///
 /// As a warm-up `from` is usually small and not 0, for a step of length 0 is a step wasted.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Linear {
+pub struct Ramp {
     from: f64,
     to: f64,
     steps: u64,
 }
 
-impl Linear {
+impl Ramp {
     /// Reaches `to` at step `steps`.
     ///
     /// # Errors
     ///
     /// [`Error::Argument`] if a learning rate is negative or not finite, or there is no step.
     pub fn new(from: f64, to: f64, steps: u64) -> Result<Self> {
-        check("linear schedule", [from, to], steps)?;
+        check("ramp", [from, to], steps)?;
         Ok(Self { from, to, steps })
     }
 }
 
-impl Schedule for Linear {
+impl Schedule for Ramp {
     fn learning_rate(&self, step: u64) -> f64 {
         if step >= self.steps {
             return self.to;
@@ -90,7 +90,7 @@ impl Cosine {
     ///
     /// [`Error::Argument`] if a learning rate is negative or not finite, or there is no step.
     pub fn new(from: f64, to: f64, steps: u64) -> Result<Self> {
-        check("cosine schedule", [from, to], steps)?;
+        check("cosine", [from, to], steps)?;
         Ok(Self { from, to, steps })
     }
 }
@@ -127,8 +127,8 @@ impl<A: Schedule, B: Schedule> Schedule for Then<A, B> {
 /// # Errors
 ///
 /// [`Error::Argument`] if the base is negative or not finite, or the warm-up is empty or leaves no step.
-pub fn warmup_cosine(base: f64, warmup: u64, total: u64) -> Result<Then<Linear, Cosine>> {
-    let first = Linear::new(base / warmup.max(1) as f64, base, warmup)?;
+pub fn warmup_cosine(base: f64, warmup: u64, total: u64) -> Result<Then<Ramp, Cosine>> {
+    let first = Ramp::new(base / warmup.max(1) as f64, base, warmup)?;
     let next = Cosine::new(base, 0.0, total.saturating_sub(warmup))?;
     Ok(first.then(warmup, next))
 }
@@ -176,14 +176,11 @@ mod tests {
     #[test]
     fn a_schedule_without_steps_or_with_a_negative_rate_is_an_error() {
         let error = Cosine::new(0.1, 0.0, 0).expect_err("no steps");
+        assert_eq!(error.to_string(), "bad argument in cosine: it has no steps");
+        let error = Ramp::new(-0.1, 0.0, 5).expect_err("negative");
         assert_eq!(
             error.to_string(),
-            "bad argument in cosine schedule: it has no steps"
-        );
-        let error = Linear::new(-0.1, 0.0, 5).expect_err("negative");
-        assert_eq!(
-            error.to_string(),
-            "bad argument in linear schedule: -0.1 is no learning rate"
+            "bad argument in ramp: -0.1 is no learning rate"
         );
         assert!(warmup_cosine(0.1, 10, 10).is_err());
     }

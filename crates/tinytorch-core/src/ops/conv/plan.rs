@@ -54,6 +54,14 @@ impl Plan {
             let reason = format!("{outputs} output channels cannot be split into {groups} groups");
             return Err(Error::Argument { operation, reason });
         }
+        if inputs == 0 {
+            let expected = "a weight with at least one input channel".to_owned();
+            return Err(Error::Shape {
+                operation,
+                expected,
+                got: weight.to_vec(),
+            });
+        }
         if window.channels != inputs * groups {
             let (left, right) = (x.to_vec(), weight.to_vec());
             return Err(Error::ShapeMismatch {
