@@ -279,6 +279,18 @@ impl Error {
         self
     }
 
+    /// The error as one of the framework, for layers, whose forward pass has its errors.
+    #[must_use]
+    pub fn into_framework(self) -> framework::Error {
+        match self {
+            Self::Framework(error) => error,
+            error => framework::Error::Argument {
+                operation: "quantization",
+                reason: error.to_string(),
+            },
+        }
+    }
+
     /// Says in which layer of a model the error arose.
     #[must_use]
     pub fn in_layer(self, name: &str) -> Self {

@@ -86,6 +86,13 @@ enum Plan {
     Float(String),
 }
 
+/// What a stage will become, for those who make something else of it.
+pub(crate) enum Role<'a> {
+    Weighted { relu: bool },
+    Same(&'a QLayer),
+    Float(&'a str),
+}
+
 /// One place of the model with its observer: a single layer, or several that will become one.
 pub struct Stage {
     name: String,
@@ -216,6 +223,18 @@ impl Stage {
         }
     }
 
+    pub(crate) fn role(&self) -> Role<'_> {
+        match &self.plan {
+            Plan::Weighted { relu } => Role::Weighted { relu: *relu },
+            Plan::Same(layer) => Role::Same(layer),
+            Plan::Float(reason) => Role::Float(reason),
+        }
+    }
+
+    pub(crate) fn layers(&self) -> &[Arc<dyn Layer>] {
+        &self.layers
+    }
+
     fn check_bias(&self, bias: &[f32]) -> Result<()> {
         crate::finite::check_finite(bias)
             .map_err(|error| error.in_tensor(&format!("{}.bias", self.name)))
@@ -230,7 +249,8 @@ impl Stage {
     }
 }
 
-fn bias_of(bias: Option<&Tensor>, outputs: usize) -> Vec<f32> {
+/// The bias, or zeros.
+pub(crate) fn bias_of(bias: Option<&Tensor>, outputs: usize) -> Vec<f32> {
     bias.map_or_else(|| vec![0.0; outputs], Tensor::to_vec)
 }
 
@@ -366,7 +386,7 @@ pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared>
 }
 
 /// Lists the layers of nested models in order of computation, by dotted name.
-fn open(model: &Sequential, prefix: &str, leaves: &mut Vec<(String, Arc<dyn Layer>)>) {
+pub(crate) fn open(model: &Sequential, prefix: &str, leaves: &mut Vec<(String, Arc<dyn Layer>)>) {
     for (name, layer) in model.shared() {
         let name = format!("{prefix}{name}");
         match layer.as_any().downcast_ref::<Sequential>() {
