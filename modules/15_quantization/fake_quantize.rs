@@ -4,6 +4,11 @@
 //! forward pass teaches a network to live with the error; the straight-through gradient lets it learn at all, since
 //! the true derivative of a staircase is zero nearly everywhere.
 
+use ndarray::{ArrayD, ArrayViewD, Axis};
+
+use crate::error::{Error, Result};
+use crate::finite::check_finite_channels;
+use crate::framework::Tensor;
 use crate::scheme::{CodeRange, QParams};
 
 /// Moves each value to the nearest one that has a code. **Exercise 15.10, first part**
@@ -81,6 +86,113 @@ pub fn straight_through_gradient(
     // BEGIN SOLUTION 15.10b
     todo!("exercise 15.10b")
     // END SOLUTION
+}
+
+/// Fake-quantizes a tensor, with the straight-through gradient.
+///
+/// # Errors
+///
+/// [`Error::NotFinite`] with the index of the first value that is NaN or infinite; [`Error::BadQParams`],
+/// [`Error::BadCodeRange`].
+pub fn fake_quantize(x: &Tensor, qparams: QParams, codes: CodeRange) -> Result<Tensor> {
+    // All values are one channel of a tensor with one more axis in front.
+    let values = x.array().insert_axis(Axis(0));
+    let output = along(values.view(), 0, &[qparams], codes)?;
+    let output = output.index_axis_move(Axis(0), 0);
+    Ok(Tensor::from_op(
+        "fake_quantize",
+        output,
+        &[x],
+        move |upstream| {
+            let upstream = upstream.view().insert_axis(Axis(0));
+            let gradient = gradient_along(values.view(), upstream, 0, &[qparams], codes);
+            Ok(vec![Some(gradient.index_axis_move(Axis(0), 0))])
+        },
+    ))
+}
+
+/// Fake-quantizes every channel along `axis` with its own parameters, with the straight-through gradient.
+///
+/// # Errors
+///
+/// Those of [`fake_quantize`], with the channel; [`Error::AxisOutOfRange`], [`Error::ParameterCount`].
+pub fn fake_quantize_per_channel(
+    x: &Tensor,
+    axis: usize,
+    qparams: &[QParams],
+    codes: CodeRange,
+) -> Result<Tensor> {
+    let values = x.array();
+    let output = along(values.view(), axis, qparams, codes)?;
+    let qparams = qparams.to_vec();
+    let name = "fake_quantize_per_channel";
+    Ok(Tensor::from_op(name, output, &[x], move |upstream| {
+        let gradient = gradient_along(values.view(), upstream.view(), axis, &qparams, codes);
+        Ok(vec![Some(gradient)])
+    }))
+}
+
+/// [`fake_quantize_values`] for every channel along `axis`.
+fn along(
+    values: ArrayViewD<'_, f32>,
+    axis: usize,
+    qparams: &[QParams],
+    codes: CodeRange,
+) -> Result<ArrayD<f32>> {
+    codes.check()?;
+    check_finite_channels(&values, axis)?;
+    let channels = values.len_of(Axis(axis));
+    if channels != qparams.len() {
+        let got = qparams.len();
+        return Err(Error::ParameterCount {
+            axis,
+            channels,
+            got,
+        });
+    }
+    qparams.iter().try_for_each(|pair| pair.check(codes))?;
+    let mut result = ArrayD::zeros(values.raw_dim());
+    for (channel, &pair) in qparams.iter().enumerate() {
+        let values: Vec<f32> = values
+            .index_axis(Axis(axis), channel)
+            .iter()
+            .copied()
+            .collect();
+        let moved = fake_quantize_values(&values, pair, codes);
+        let mut target = result.index_axis_mut(Axis(axis), channel);
+        target
+            .iter_mut()
+            .zip(moved)
+            .for_each(|(value, new)| *value = new);
+    }
+    Ok(result)
+}
+
+/// [`straight_through_gradient`] for every channel along `axis`.
+fn gradient_along(
+    values: ArrayViewD<'_, f32>,
+    upstream: ArrayViewD<'_, f32>,
+    axis: usize,
+    qparams: &[QParams],
+    codes: CodeRange,
+) -> ArrayD<f32> {
+    let mut result = ArrayD::zeros(values.raw_dim());
+    for (channel, &pair) in qparams.iter().enumerate() {
+        let of = |array: &ArrayViewD<'_, f32>| -> Vec<f32> {
+            array
+                .index_axis(Axis(axis), channel)
+                .iter()
+                .copied()
+                .collect()
+        };
+        let passed = straight_through_gradient(&of(&values), &of(&upstream), pair, codes);
+        let mut target = result.index_axis_mut(Axis(axis), channel);
+        target
+            .iter_mut()
+            .zip(passed)
+            .for_each(|(value, new)| *value = new);
+    }
+    result
 }
 
 #[cfg(test)]

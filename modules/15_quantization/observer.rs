@@ -100,6 +100,16 @@ impl MovingAverageMinMaxObserver {
             })
         }
     }
+
+    /// An observer that goes on from a range that one like it had; from nothing if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAveragingConstant`].
+    pub fn resume(averaging_constant: f32, average: Option<ValueRange>) -> Result<Self> {
+        let fresh = Self::new(averaging_constant)?;
+        Ok(Self { average, ..fresh })
+    }
 }
 
 impl Observer for MovingAverageMinMaxObserver {

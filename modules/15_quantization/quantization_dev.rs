@@ -52,12 +52,16 @@ pub mod linear;
 pub mod loss_scaling;
 #[path = "../../crates/tinytorch-quantization/src/metrics.rs"]
 pub mod metrics;
+#[path = "../../crates/tinytorch-quantization/src/mixed_precision.rs"]
+pub mod mixed_precision;
 pub mod observer;
 pub mod per_channel;
 #[path = "../../crates/tinytorch-quantization/src/pool.rs"]
 mod pool;
 #[path = "../../crates/tinytorch-quantization/src/prepare.rs"]
 pub mod prepare;
+#[path = "../../crates/tinytorch-quantization/src/qat.rs"]
+pub mod qat;
 #[path = "../../crates/tinytorch-quantization/src/qlayer.rs"]
 pub mod qlayer;
 #[path = "../../crates/tinytorch-quantization/src/qmodel.rs"]
@@ -78,16 +82,20 @@ pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
-pub use fake_quantize::{fake_quantize_values, straight_through_gradient};
+pub use fake_quantize::{
+    fake_quantize, fake_quantize_per_channel, fake_quantize_values, straight_through_gradient,
+};
 pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
+pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use prepare::{Calibration, PrepareOptions, Prepared, Stage, prepare};
+pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};
