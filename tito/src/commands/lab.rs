@@ -31,6 +31,8 @@ pub fn run(context: &Context, module: &str, arguments: &[String]) -> Result<Outc
             "--",
         ])
         .args(arguments)
+        // The lab ends with advice, which should name the command its reader typed.
+        .env("TITO_INVOCATION", ui::tito())
         .current_dir(&context.workspace.root);
     if context.json {
         command.arg("--json");

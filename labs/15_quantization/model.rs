@@ -1,0 +1,67 @@
+//! The network of the lab, and how it is trained.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tinytorch_core::Result;
+use tinytorch_core::data::{DataLoader, ImageDataset};
+use tinytorch_core::nn::{
+    BatchNorm2d, Conv2d, Conv2dConfig, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
+};
+use tinytorch_core::optim::schedule::Cosine;
+use tinytorch_core::optim::{Adam, AdamConfig};
+use tinytorch_core::train::{CrossEntropy, EpochRecord, Progress, Trainer};
+
+/// Examples per optimizer step.
+const BATCH: usize = 32;
+
+/// Two convolutions of 32 and 64 channels with batch norm, and a linear layer, for images `[1, 8, 8]`.
+pub fn network(seed: u64) -> Result<Sequential> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    Ok(Sequential::new()
+        .with_named(
+            "conv1",
+            Conv2d::new(Conv2dConfig::new(1, 32, 3).padding(1), rng)?,
+        )
+        .with_named("norm1", BatchNorm2d::new(32))
+        .with_named("relu1", Relu)
+        .with_named("pool1", MaxPool2d::new(2))
+        .with_named(
+            "conv2",
+            Conv2d::new(Conv2dConfig::new(32, 64, 3).padding(1), rng)?,
+        )
+        .with_named("norm2", BatchNorm2d::new(64))
+        .with_named("relu2", Relu)
+        .with_named("pool2", MaxPool2d::new(2))
+        .with_named("flatten", Flatten)
+        .with_named("classes", Linear::new(64 * 2 * 2, 10, rng)))
+}
+
+/// A network trained from `seed` for `epochs` epochs; the step shrinks along a cosine. It is left in evaluation mode.
+///
+/// `after_epoch` is told what each epoch was like.
+pub fn train(
+    data: &ImageDataset,
+    seed: u64,
+    epochs: u64,
+    mut after_epoch: impl FnMut(&EpochRecord),
+) -> Result<Sequential> {
+    let model = network(seed)?;
+    let loader = DataLoader::new(data.clone(), BATCH)?.shuffle(seed);
+    let config = AdamConfig {
+        learning_rate: 5e-3,
+        ..AdamConfig::default()
+    };
+    let adam = Adam::new(model.named_parameters(), config);
+    let steps = epochs * loader.batches() as u64;
+    let mut trainer = Trainer::new(&model, adam, CrossEntropy)
+        .schedule(Cosine::new(config.learning_rate, 0.0, steps)?)
+        .progress(Progress::Silent);
+    for epoch in 1..=epochs {
+        if let Some(record) = trainer.fit(&loader, None, epoch)?.last() {
+            after_epoch(record);
+        }
+    }
+    drop(trainer);
+    model.set_training(false);
+    Ok(model)
+}
