@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::patches::Patches;
+use crate::cpu::{Vectors, vectorized};
 use crate::gemm_i8::MAX_K;
 use crate::gemm_i8::ending::Ending;
 
@@ -94,35 +95,66 @@ impl Depthwise {
         offsets: &[i32],
         mut ending: Ending<'_>,
     ) {
-        let channels = self.channels;
-        let (images, shape) = (patches.images, patches.shape);
-        let zero_point = i16::from(patches.padding_code);
-        let mut sums = vec![0_i32; channels];
+        let mut sums = vec![0; self.channels];
         for row in 0..ending.rows() {
-            sums.fill(0);
-            let (image, [y, x]) = patches.place(first_row + row);
-            let (from, to) = patches.inside(x);
-            for ky in 0..shape.kernel[0] {
-                // A tap in the padding adds (zero_point − zero_point) · weight: nothing.
-                let Some(y) = (y + ky)
-                    .checked_sub(shape.padding[0])
-                    .filter(|&y| y < images.height)
-                else {
-                    continue;
-                };
+            let vectors = Vectors::chosen();
+            window(vectors, self, patches, first_row + row, &mut sums);
+            ending.finish(row, 0, &sums, offsets);
+        }
+    }
+}
+
+/// Channels that are summed together, in registers.
+const LANES: usize = 32;
+
+vectorized! {
+    /// The sums of all channels at one place of the result.
+    fn window(weights: &Depthwise, patches: &Patches<'_>, row: usize, sums: &mut [i32]) {
+        let channels = weights.channels;
+        let (image, [y, x]) = patches.place(row);
+        let (from, to) = patches.inside(x);
+        let (height, width) = (patches.images.height, patches.images.width);
+        let [padding_above, padding_left] = patches.shape.padding;
+        let kernel = patches.shape.kernel;
+        // A tap in the padding adds (zero_point − zero_point) · weight: nothing, so those rows and columns are left out.
+        let top = padding_above.saturating_sub(y).min(kernel[0]);
+        let bottom = (height + padding_above).saturating_sub(y).min(kernel[0]);
+        let zero_point = i16::from(patches.padding_code);
+        let mut channel = 0;
+        while channel < channels {
+            let whole = channels - channel >= LANES;
+            let mut block = [0_i32; LANES];
+            for ky in top..bottom {
                 for kx in from..to {
-                    let x = x + kx - shape.padding[1];
-                    let first = ((image * images.height + y) * images.width + x) * channels;
-                    let pixel = &patches.input[first..first + channels];
-                    let tap = (ky * shape.kernel[1] + kx) * channels;
-                    let weights = &self.weights[tap..tap + channels];
-                    for ((sum, &code), &weight) in sums.iter_mut().zip(pixel).zip(weights) {
-                        let code = i32::from(i16::from(code).wrapping_sub(zero_point));
-                        *sum = sum.wrapping_add(code.wrapping_mul(i32::from(weight)));
+                    let (y, x) = (y + ky - padding_above, x + kx - padding_left);
+                    let pixel = ((image * height + y) * width + x) * channels + channel;
+                    let tap = (ky * kernel[1] + kx) * channels + channel;
+                    if whole {
+                        let codes = patches.input[pixel..].first_chunk::<LANES>();
+                        let weights = weights.weights[tap..].first_chunk::<LANES>();
+                        if let (Some(codes), Some(weights)) = (codes, weights) {
+                            multiply_add(&mut block, codes, weights, zero_point);
+                        }
+                    } else {
+                        let codes = &patches.input[pixel..pixel + channels - channel];
+                        multiply_add(&mut block, codes, &weights.weights[tap..], zero_point);
                     }
                 }
             }
-            ending.finish(row, 0, &sums, offsets);
+            let len = LANES.min(channels - channel);
+            sums[channel..channel + len].copy_from_slice(&block[..len]);
+            channel += len;
         }
+    }
+}
+
+/// Adds `(code − zero_point) · weight`. The product fits 16 bits: 255 · 128 = 32 640.
+#[inline(always)]
+fn multiply_add(sums: &mut [i32; LANES], codes: &[i8], weights: &[i8], zero_point: i16) {
+    for ((sum, &code), &weight) in sums.iter_mut().zip(codes).zip(weights) {
+        let product = i16::from(code)
+            .wrapping_sub(zero_point)
+            .wrapping_mul(i16::from(weight));
+        *sum = sum.wrapping_add(i32::from(product));
     }
 }

@@ -87,7 +87,7 @@ impl<'a> Patches<'a> {
 }
 
 impl Activations for Patches<'_> {
-    fn copy_row(&self, row: usize, out: &mut [i8]) {
+    fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
         let Conv2dShape {
             in_channels,
             kernel,
@@ -99,31 +99,47 @@ impl Activations for Patches<'_> {
         let Images { height, width, .. } = self.images;
         let (image, [y, x]) = self.place(row);
         let (from, to) = self.inside(x);
-        for (ky, out) in out
-            .chunks_exact_mut((kernel[1] * channels).max(1))
-            .enumerate()
-        {
+        let run = kernel[1] * channels;
+        for ky in 0..kernel[0] {
+            // What a piece has written beyond its run, the next run overwrites.
+            let out = &mut scratch[ky * run..];
             let inside = (y + ky)
                 .checked_sub(padding[0])
                 .filter(|&y| y < height && from < to);
             let Some(y) = inside else {
-                out.fill(self.padding_code);
+                out[..run].fill(self.padding_code);
                 continue;
             };
-            out[..from * channels].fill(self.padding_code);
-            out[to * channels..].fill(self.padding_code);
+            if to - from < kernel[1] {
+                out[..run].fill(self.padding_code);
+            }
             let first = ((image * height + y) * width + x + from - padding[1]) * in_channels;
-            if groups == 1 {
-                let len = (to - from) * channels;
-                out[from * channels..to * channels]
-                    .copy_from_slice(&self.input[first..first + len]);
-            } else {
+            let len = (to - from) * channels;
+            if groups > 1 {
                 let pixels = out[from * channels..to * channels].chunks_exact_mut(channels);
                 let first = first + self.first_channel;
                 for (out, pixel) in pixels.zip(self.input[first..].chunks(in_channels)) {
                     out.copy_from_slice(&pixel[..channels]);
                 }
+            } else if to == kernel[1] {
+                copy_run(&self.input[first..], len, &mut out[from * channels..]);
+            } else {
+                // Padding follows, and must stay.
+                out[from * channels..to * channels]
+                    .copy_from_slice(&self.input[first..first + len]);
             }
         }
+        &scratch[..kernel[0] * run]
+    }
+}
+
+/// Copies the first `len` codes, and maybe up to `SLACK` bytes more: copies of a fixed size take one instruction, of a
+/// short run of any other length a call.
+#[inline]
+fn copy_run(from: &[i8], len: usize, to: &mut [i8]) {
+    match (from.first_chunk::<16>(), from.first_chunk::<64>()) {
+        (Some(piece), _) if len <= 16 => to[..16].copy_from_slice(piece),
+        (_, Some(piece)) if len <= 64 => to[..64].copy_from_slice(piece),
+        _ => to[..len].copy_from_slice(&from[..len]),
     }
 }

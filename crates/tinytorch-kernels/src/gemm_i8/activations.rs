@@ -1,15 +1,18 @@
 //! Where the rows of the left matrix come from.
 //!
-//! A kernel copies a few rows at a time into a buffer of its own (padded, shifted if its instruction wants `u8`). For a
-//! matrix a row is a slice; for a convolution it is gathered from the image, so that the whole im2col matrix never
-//! exists.
+//! A kernel takes a few rows at a time and encodes them into a buffer of its own (padded, shifted if its instruction wants
+//! `u8`). For a matrix a row is a slice; for a convolution it is gathered from the image, so that the whole im2col matrix
+//! never exists.
 
 use std::fmt::Debug;
 
-/// Rows of `i8` codes, copied on demand.
+/// Bytes of scratch memory beyond `k`: short runs are copied in pieces of a fixed size, and may write beyond their end.
+pub const SLACK: usize = 64;
+
+/// Rows of `i8` codes.
 pub trait Activations: Debug + Sync {
-    /// Copies row `row`, all `k` codes of it, to `out`.
-    fn copy_row(&self, row: usize, out: &mut [i8]);
+    /// All `k` codes of row `row`; `scratch` has room for `k + SLACK`, if they have to be gathered.
+    fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8];
 }
 
 /// A dense row-major matrix.
@@ -20,8 +23,7 @@ pub struct Matrix<'a> {
 }
 
 impl Activations for Matrix<'_> {
-    #[inline]
-    fn copy_row(&self, row: usize, out: &mut [i8]) {
-        out.copy_from_slice(&self.data[row * self.k..(row + 1) * self.k]);
+    fn row<'s>(&'s self, row: usize, _: &'s mut [i8]) -> &'s [i8] {
+        &self.data[row * self.k..(row + 1) * self.k]
     }
 }

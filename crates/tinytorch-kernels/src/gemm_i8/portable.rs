@@ -3,6 +3,7 @@
 //! Rows and weights are widened to `i16` once, in buffers; the inner loop is then `Σ i16 · i16 -> i32`, for which every
 //! vector instruction set has an instruction (`pmaddwd`, `smlal`, ...).
 
+use super::activations::SLACK;
 use super::lines::Lines;
 use super::{GemmI8, Task};
 
@@ -33,16 +34,15 @@ impl GemmI8 for Portable {
 
     fn run(&self, mut task: Task<'_>) {
         let (rows, columns, k) = (task.rows(), task.columns(), task.k);
-        let mut codes = vec![0; k];
+        let mut scratch = vec![0; k + SLACK];
         let mut a = vec![0_i16; rows.min(BLOCK_ROWS).next_multiple_of(ROWS) * k];
         let mut weights = vec![0_i16; k];
         let mut sums = vec![[0_i32; COLUMNS]; BLOCK_ROWS];
         for first_row in (0..rows).step_by(BLOCK_ROWS) {
             let block_rows = BLOCK_ROWS.min(rows - first_row);
             for (i, a) in a.chunks_exact_mut(k.max(1)).take(block_rows).enumerate() {
-                task.activations
-                    .copy_row(task.first_row + first_row + i, &mut codes);
-                widen(&codes, a);
+                let row = task.first_row + first_row + i;
+                widen(task.activations.row(row, &mut scratch), a);
             }
             for first_column in (0..columns).step_by(COLUMNS) {
                 let block_columns = COLUMNS.min(columns - first_column);

@@ -1,5 +1,6 @@
 //! The definitions: what every kernel must give, bit for bit.
 
+use super::activations::SLACK;
 use super::ending::{Codes, Ending};
 use super::lines::Lines;
 use super::{GemmI8, MAX_K, Task};
@@ -76,9 +77,9 @@ impl GemmI8 for Scalar {
     }
 
     fn run(&self, mut task: Task<'_>) {
-        let mut row = vec![0; task.k];
+        let mut scratch = vec![0; task.k + SLACK];
         for i in 0..task.rows() {
-            task.activations.copy_row(task.first_row + i, &mut row);
+            let row = task.activations.row(task.first_row + i, &mut scratch);
             for j in 0..task.columns() {
                 let first = (task.first_column + j) * task.k;
                 let weights = &task.weights.bytes()[first..first + task.k];

@@ -19,6 +19,7 @@
 use std::cell::RefCell;
 
 use super::Task;
+use super::activations::SLACK;
 use super::ending::Ending;
 use super::lines::Lines;
 
@@ -98,12 +99,12 @@ pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8]) -> Lines {
 
 thread_local! {
     /// Kept between calls: a fresh buffer of this size would cost page faults each time.
-    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { codes: vec![], blocks: vec![] }) };
+    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { scratch: vec![], blocks: vec![] }) };
 }
 
 #[derive(Default)]
 struct Buffers {
-    codes: Vec<i8>,
+    scratch: Vec<i8>,
     blocks: Vec<Block>,
 }
 
@@ -128,7 +129,7 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
     let tile_start = |tile: usize| tile * rows / tiles;
     let tiles_at_once = (BUFFER_BYTES / (K::ROWS * blocks * size_of::<Block>()).max(1)).max(1);
     let buffer_blocks = tiles.min(tiles_at_once) * K::ROWS * blocks;
-    buffers.codes.resize(k, 0);
+    buffers.scratch.resize(k + SLACK, 0);
     if buffers.blocks.len() < buffer_blocks {
         buffers.blocks.resize(buffer_blocks, Block([0; BLOCK]));
     }
@@ -138,10 +139,11 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
         for tile in first_tile..last_tile {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
             for row in start..end {
-                task.activations
-                    .copy_row(task.first_row + row, &mut buffers.codes);
+                let codes = task
+                    .activations
+                    .row(task.first_row + row, &mut buffers.scratch);
                 let first = (start - first_row) * blocks + (row - start);
-                for (block, codes) in buffers.codes.chunks(BLOCK * K::CODES).enumerate() {
+                for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
                     let words = &mut buffers.blocks[first + block * (end - start)].0;
                     kernel.encode(codes, words);
                 }
