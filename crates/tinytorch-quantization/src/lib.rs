@@ -8,12 +8,44 @@
 //!    +------------- quantize <-----------+
 //! ```
 //!
-//! The files, in the order of the flow: [`scheme`] (what may be asked for), [`qparams`] (a range becomes a scale and
-//! a zero point), [`quantize`](mod@quantize) (values and codes), [`per_channel`], [`observer`] (what range?), [`gemm`]
-//! (the integer product), [`requantize`](mod@requantize) (sums become codes), [`fake_quantize`] (feel the rounding
-//! while training), [`loss_scaling`] (half precision).
+//! The files, in the order of the flow:
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`scheme`], [`error`], [`finite`] | the words, what can be wrong, NaN and infinity |
+//! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`qtensor`] | a range becomes parameters, values become codes |
+//! | [`observer`], [`histogram`], [`entropy`] | which range? |
+//! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
+//! | [`prepare`](mod@prepare), [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
+//! | [`fake_quantize`](mod@fake_quantize), [`qat`] | training that feels the rounding |
+//! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
+//! | [`metrics`] | what it costs |
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::Tensor;
+//! use tinytorch_core::nn::{Linear, Relu, Sequential};
+//! use tinytorch_quantization::{PrepareOptions, calibrate, compare_sizes, convert, prepare};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with(Linear::new(784, 128, rng))
+//!     .with(Relu)
+//!     .with(Linear::new(128, 10, rng));
+//! let samples = Tensor::randn(&[32, 784], rng);
+//!
+//! let mut prepared = prepare(&model, &PrepareOptions::default())?;
+//! calibrate(&mut prepared, [samples.clone()])?;
+//! let quantized = convert(&prepared)?;
+//!
+//! assert_eq!(quantized.forward(&samples)?.shape(), [32, 10]);
+//! assert!(compare_sizes(&model, &quantized).ratio < 0.27);
+//! # Ok(())
+//! # }
+//! ```
 
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;

@@ -3,6 +3,8 @@
 //! In: codes `[batch, height, width, channels]`. Out: codes with the same parameters. The largest code is the code of the
 //! largest value, for the scale is positive. A mean of codes is rounded once.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::framework::Pool2dOptions;
 
@@ -53,16 +55,19 @@ pub(crate) fn max_pool(
     options: Pool2dOptions,
     out: [usize; 2],
 ) -> Vec<i8> {
-    let mut result = vec![i8::MIN; size.batch * out[0] * out[1] * size.channels];
-    let mut targets = result.chunks_exact_mut(size.channels.max(1));
-    each_window(size, options, out, |pixels| {
-        let Some(target) = targets.next() else { return };
-        for pixel in pixels {
-            for (largest, &code) in target.iter_mut().zip(&codes[pixel..]) {
-                *largest = code.max(*largest);
+    let channels = size.channels;
+    let mut result = vec![i8::MIN; size.batch * out[0] * out[1] * channels];
+    for (window, target) in result.chunks_exact_mut(channels.max(1)).enumerate() {
+        let (line, [rows, columns]) = covered(window, size, options, out);
+        for row in rows {
+            for column in columns.clone() {
+                let pixel = &codes[(line + row * size.width + column) * channels..][..channels];
+                for (largest, &code) in target.iter_mut().zip(pixel) {
+                    *largest = code.max(*largest);
+                }
             }
         }
-    });
+    }
     result
 }
 
@@ -74,52 +79,45 @@ pub(crate) fn avg_pool(
     options: Pool2dOptions,
     out: [usize; 2],
 ) -> Vec<i8> {
+    let channels = size.channels;
     let count = (options.kernel[0] * options.kernel[1]) as f32;
-    let mut result = vec![0; size.batch * out[0] * out[1] * size.channels];
-    let mut targets = result.chunks_exact_mut(size.channels.max(1));
-    let mut sums = vec![0_i64; size.channels];
-    each_window(size, options, out, |pixels| {
-        let Some(target) = targets.next() else { return };
+    let mut result = vec![0; size.batch * out[0] * out[1] * channels];
+    let mut sums = vec![0_i64; channels];
+    for (window, target) in result.chunks_exact_mut(channels.max(1)).enumerate() {
+        let (line, [rows, columns]) = covered(window, size, options, out);
         sums.fill(0);
-        for pixel in pixels {
-            for (sum, &code) in sums.iter_mut().zip(&codes[pixel..]) {
-                *sum += i64::from(i32::from(code) - zero_point);
+        for row in rows {
+            for column in columns.clone() {
+                let pixel = &codes[(line + row * size.width + column) * channels..][..channels];
+                for (sum, &code) in sums.iter_mut().zip(pixel) {
+                    *sum += i64::from(i32::from(code) - zero_point);
+                }
             }
         }
         for (code, &sum) in target.iter_mut().zip(&sums) {
             let mean = (sum as f32 / count).round_ties_even() + zero_point as f32;
             *code = mean.clamp(-128.0, 127.0) as i8;
         }
-    });
+    }
     result
 }
 
-/// Calls `visit` for every window, in order, with where its pixels inside the image begin.
-fn each_window(
+/// Where the image of a window begins, in pixels, and the rows and columns of it that the window covers.
+fn covered(
+    window: usize,
     size: ImageSize,
     options: Pool2dOptions,
     out: [usize; 2],
-    mut visit: impl FnMut(&mut dyn Iterator<Item = usize>),
-) {
+) -> (usize, [Range<usize>; 2]) {
     let inside = |axis: usize, at: usize, length: usize| {
         let start = at * options.stride[axis];
         let end = (start + options.kernel[axis]).saturating_sub(options.padding[axis]);
         start.saturating_sub(options.padding[axis])..end.min(length)
     };
-    for image in 0..size.batch {
-        for y in 0..out[0] {
-            for x in 0..out[1] {
-                let columns = inside(1, x, size.width);
-                let mut pixels = inside(0, y, size.height).flat_map(|row| {
-                    let line = (image * size.height + row) * size.width;
-                    columns
-                        .clone()
-                        .map(move |column| (line + column) * size.channels)
-                });
-                visit(&mut pixels);
-            }
-        }
-    }
+    let (image, place) = (window / (out[0] * out[1]), window % (out[0] * out[1]));
+    let rows = inside(0, place / out[1], size.height);
+    let columns = inside(1, place % out[1], size.width);
+    (image * size.height * size.width, [rows, columns])
 }
 
 #[cfg(test)]

@@ -1,0 +1,145 @@
+//! The whole way on real data: train a small network on the embedded digits, quantize it, and lose almost nothing.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tinytorch_core::Tensor;
+use tinytorch_core::data::{DataLoader, stratified_split};
+use tinytorch_core::nn::{
+    BatchNorm2d, Conv2d, Conv2dConfig, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
+};
+use tinytorch_core::no_grad;
+use tinytorch_core::optim::{Adam, AdamConfig};
+use tinytorch_core::safetensors::save_weights;
+use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
+use tinytorch_quantization::{
+    CodeRange, PrepareOptions, QModel, Scheme, calibrate, compare_sizes, convert, metrics, prepare,
+    prepare_qat,
+};
+
+fn network(seed: u64) -> Sequential {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    let conv = |inputs, outputs, rng: &mut _| {
+        let config = Conv2dConfig::new(inputs, outputs, 3).padding(1);
+        Conv2d::new(config, rng).expect("a good configuration")
+    };
+    Sequential::new()
+        .with(conv(1, 32, rng))
+        .with(BatchNorm2d::new(32))
+        .with(Relu)
+        .with(MaxPool2d::new(2))
+        .with(conv(32, 64, rng))
+        .with(BatchNorm2d::new(64))
+        .with(Relu)
+        .with(MaxPool2d::new(2))
+        .with(Flatten)
+        .with(Linear::new(64 * 2 * 2, 10, rng))
+}
+
+/// Images and labels to test on, and a trained model with its quantized version.
+fn trained(seed: u64) -> (Sequential, QModel, Tensor, Vec<usize>) {
+    let split = stratified_split().expect("the digits are built in");
+    let calibration: Vec<usize> = (0..128).collect();
+    let calibration = split.train.select(&calibration).expect("so many there are");
+    let calibration = calibration.all().expect("images").inputs;
+    let test = split.test.all().expect("images");
+    let labels = test.targets.classes().expect("classes").to_vec();
+    let data = DataLoader::new(split.train, 64)
+        .expect("a batch size")
+        .shuffle(seed);
+
+    let model = network(seed);
+    let adam = Adam::new(model.named_parameters(), AdamConfig::default());
+    let mut trainer = Trainer::new(&model, adam, CrossEntropy).progress(Progress::Silent);
+    trainer.fit(&data, None, 5).expect("it trains");
+    drop(trainer);
+
+    let mut prepared = prepare(&model, &PrepareOptions::default()).expect("known layers");
+    calibrate(&mut prepared, [calibration]).expect("good images");
+    let quantized = convert(&prepared).expect("calibrated");
+    (model, quantized, test.inputs, labels)
+}
+
+#[test]
+fn int8_costs_less_than_a_point_and_takes_about_a_quarter() {
+    let seeds = [0, 1, 2];
+    let (mut real, mut int8) = (0.0, 0.0);
+    for seed in seeds {
+        let (model, quantized, images, labels) = trained(seed);
+        assert_eq!(quantized.in_float().count(), 0, "everything is quantized");
+        let expected = no_grad(|| model.forward(&images)).expect("fits").to_vec();
+        let got = quantized.forward(&images).expect("fits").to_vec();
+        real += metrics::accuracy(&expected, 10, &labels) / seeds.len() as f64;
+        int8 += metrics::accuracy(&got, 10, &labels) / seeds.len() as f64;
+        let report = metrics::compare(&expected, &got);
+        // An 8-bit code keeps some 40 dB of a tensor, and the scores have been through six of them.
+        assert!(report.sqnr_db > 30.0, "{report}");
+
+        let sizes = compare_sizes(&model, &quantized);
+        assert!(sizes.ratio <= 0.27, "{sizes:?}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("f32");
+        save_weights(&path, &model).expect("a place to write");
+        let f32_bytes = std::fs::metadata(path).expect("it is there").len();
+        let int8_bytes = quantized
+            .save(folder.path().join("int8"))
+            .expect("a place to write");
+        // Both files begin with a description of a kilobyte or two, which does not shrink.
+        assert!(
+            int8_bytes as f64 <= 0.28 * f32_bytes as f64,
+            "{int8_bytes} of {f32_bytes}"
+        );
+    }
+    assert!(real > 0.97, "trained to {real}");
+    assert!(real - int8 < 0.01, "{real} in f32, {int8} in INT8");
+}
+
+#[test]
+fn training_aware_of_two_bit_weights_saves_what_rounding_afterwards_loses() {
+    let split = stratified_split().expect("the digits are built in");
+    let test = split.test.all().expect("images");
+    let labels = test.targets.classes().expect("classes").to_vec();
+    let train = split.train.all().expect("images").inputs;
+    let data = DataLoader::new(split.train, 64)
+        .expect("a batch size")
+        .shuffle(0);
+    let rng = &mut ChaCha8Rng::seed_from_u64(0);
+    let model = Sequential::new()
+        .with(Flatten)
+        .with(Linear::new(64, 32, rng))
+        .with(Relu)
+        .with(Linear::new(32, 10, rng));
+    let fit = |model: &dyn Layer, epochs| {
+        let config = AdamConfig {
+            learning_rate: 3e-3,
+            ..AdamConfig::default()
+        };
+        let adam = Adam::new(model.named_parameters(), config);
+        let mut trainer = Trainer::new(model, adam, CrossEntropy).progress(Progress::Silent);
+        trainer.fit(&data, None, epochs).expect("it trains");
+    };
+    let accuracy = |model: &QModel| {
+        let scores = model.forward(&test.inputs).expect("fits").to_vec();
+        metrics::accuracy(&scores, 10, &labels)
+    };
+    fit(&model, 20);
+
+    let options = PrepareOptions {
+        weights: Scheme {
+            codes: CodeRange::narrow(2),
+            ..Scheme::WEIGHTS
+        },
+        ..PrepareOptions::default()
+    };
+    let mut prepared = prepare(&model, &options).expect("known layers");
+    calibrate(&mut prepared, [train]).expect("good images");
+    let afterwards = accuracy(&convert(&prepared).expect("calibrated"));
+
+    let aware = prepare_qat(&model, &options).expect("known layers");
+    fit(&aware, 20);
+    let aware = accuracy(&aware.convert().expect("it was trained"));
+    assert!(aware > 0.9, "{aware} with training");
+    assert!(
+        aware > afterwards + 0.1,
+        "{afterwards} afterwards, {aware} with training"
+    );
+}
