@@ -65,9 +65,17 @@ pub(super) fn qparams(scale: f32, zero_point: i32) -> QParams {
     QParams { scale, zero_point }
 }
 
-/// A scale between 1e-4 and 10, spread evenly over the magnitudes.
+/// A float of random digits with an exponent of two in `low..=high`.
+///
+/// Made of products only: the exponential function differs in its last digit from system to system, and with it the cases would.
+pub(super) fn magnitude(rng: &mut Rng, low: i64, high: i64) -> f32 {
+    let exponent = rng.int(low, high) as i32;
+    rng.f32(1.0, 2.0) * 2.0_f32.powi(exponent)
+}
+
+/// A scale between 1e-4 and 16, spread evenly over the magnitudes.
 pub(super) fn scale(rng: &mut Rng) -> f32 {
-    rng.f32(-9.2, 2.3).exp()
+    magnitude(rng, -13, 3)
 }
 
 /// A value whose quotient by `scale` lies at least 0.05 away from a tie, with the quotient in `low..high`.

@@ -227,7 +227,7 @@ pub(super) fn layer(
     bias: bool,
     relu: bool,
 ) -> Case {
-    let power = |rng: &mut Rng, low, high| (rng.int(low, high) as f32).exp2();
+    let power = |rng: &mut Rng, low, high| 2.0_f32.powi(rng.int(low, high) as i32);
     let scales: Vec<f32> = (0..n).map(|_| power(rng, -6, -3)).collect();
     let bias = if bias {
         rng.ints(n, -900, 900)

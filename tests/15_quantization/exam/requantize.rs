@@ -2,7 +2,7 @@
 
 use tinytorch_exam::{Answer, Case, Check, Judge, Rng, Values, Visibility};
 
-use super::common::{FOUR_BITS, INT8, NARROW, codes_of, with_codes};
+use super::common::{FOUR_BITS, INT8, NARROW, codes_of, magnitude, with_codes};
 use super::subject::requantize::requantize;
 use super::subject::scheme::CodeRange;
 
@@ -151,7 +151,7 @@ pub(super) fn off_tie(
     zero_point: i32,
     codes: CodeRange,
 ) -> Case {
-    let multipliers: Vec<f32> = (0..n).map(|_| rng.f32(-7.0, -1.0).exp()).collect();
+    let multipliers: Vec<f32> = (0..n).map(|_| magnitude(rng, -10, -2)).collect();
     let mut sums = Vec::new();
     for _ in 0..m {
         for &multiplier in &multipliers {

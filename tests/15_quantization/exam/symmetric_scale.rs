@@ -2,7 +2,9 @@
 
 use tinytorch_exam::{Answer, Case, Check, Judge, Rng, Values, Visibility, refused};
 
-use super::common::{FOUR_BITS, INT8, NARROW, SCALE_ROUNDING, TWO_BITS, codes_of, with_codes};
+use super::common::{
+    FOUR_BITS, INT8, NARROW, SCALE_ROUNDING, TWO_BITS, codes_of, magnitude, with_codes,
+};
 use super::subject::qparams::symmetric_scale;
 use super::subject::scheme::CodeRange;
 
@@ -101,5 +103,5 @@ pub(super) fn judge() -> Judge {
 
 /// Magnitudes over the whole range of f32.
 pub(super) fn any_magnitude(rng: &mut Rng) -> f32 {
-    rng.f32(-80.0, 80.0).exp()
+    magnitude(rng, -116, 116)
 }
