@@ -74,6 +74,7 @@ pub fn build_reference(module: &Module, dependencies: &Dependencies) -> Result<R
             .join("src")
             .join("lib.rs"),
         hidden: true,
+        is_edited: false,
     };
     must_build(module, dependencies, &source)
 }
@@ -123,6 +124,7 @@ pub fn build_all(
         who: who.into(),
         root: folder.join("lib.rs"),
         hidden: true,
+        is_edited: false,
     };
     let runner = must_build(module, dependencies, &source)?;
     Ok(mistakes

@@ -121,8 +121,10 @@ impl Report<'_> {
         };
         let worth = format!("{:>5} of {:<2}", points(graded.points), exercise.points);
         let bonus = if exercise.bonus { " bonus" } else { "" };
+        let titles = self.graded.iter().map(|graded| graded.exercise.title.len());
+        let width = titles.max().unwrap_or(0);
         format!(
-            "  {} {:<6} {:<44} {worth}{bonus}  {}",
+            "  {} {:<6} {:<width$} {worth}{bonus}  {}",
             paint(style, mark),
             exercise.id,
             exercise.title,

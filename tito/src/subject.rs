@@ -28,6 +28,8 @@ pub struct Source {
     pub root: PathBuf,
     /// Link the exam with its hidden checks, if they are on this disk.
     pub hidden: bool,
+    /// Keep what the compiler found out, for the next time: for sources that are edited all day.
+    pub is_edited: bool,
 }
 
 /// A program that answers the exam.
@@ -126,7 +128,16 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
         .with_context(|| format!("cannot lock {}", folder.display()))?;
 
     let library = folder.join("libsubject.rlib");
-    let mut compiler = rustc(module, dependencies);
+    let rustc = || {
+        let mut compiler = rustc(module, dependencies);
+        if source.is_edited {
+            let mut memory = OsString::from("-Cincremental=");
+            memory.push(folder.join("incremental"));
+            compiler.arg(memory);
+        }
+        compiler
+    };
+    let mut compiler = rustc();
     compiler
         .args(["--crate-name=subject", "--crate-type=rlib"])
         .arg(&source.root);
@@ -135,7 +146,7 @@ pub fn build(module: &Module, dependencies: &Dependencies, source: &Source) -> R
     }
 
     let program = folder.join(format!("runner{}", std::env::consts::EXE_SUFFIX));
-    let mut compiler = rustc(module, dependencies);
+    let mut compiler = rustc();
     compiler
         .args(["--crate-name=runner", "--crate-type=bin"])
         .arg(Path::new(&module.manifest.exam).join("runner.rs"));

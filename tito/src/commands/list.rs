@@ -39,9 +39,11 @@ pub fn run(context: &Context) -> Result<Outcome> {
         ui::print_json(&json!({ "modules": modules }));
         return Ok(Outcome::Good);
     }
+    let titles = rows.iter().map(|(entry, _)| entry.title.len());
+    let width = titles.max().unwrap_or(0);
     for (entry, exercises) in rows {
         let name = format!("{:<18}", entry.folder());
-        let title = format!("{:<44}", entry.title);
+        let title = format!("{:<width$}", entry.title);
         ui::say(match exercises {
             Some(number) => format!(
                 "{} {title} {}",

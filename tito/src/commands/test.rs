@@ -114,6 +114,7 @@ pub fn student(module: &Module) -> Source {
         who: "student".into(),
         root: module.shown(&module.manifest.root).into(),
         hidden: false,
+        is_edited: true,
     }
 }
 

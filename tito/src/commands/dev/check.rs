@@ -257,6 +257,7 @@ fn stub(module: &Module) -> Source {
     Source {
         who: "stub".into(),
         hidden: true,
+        is_edited: false,
         ..student(module)
     }
 }
