@@ -65,9 +65,10 @@ pub fn standings(module: &Module, files: &[SourceFile]) -> Result<Vec<Standing>>
 /// Work left: file, line and how to get the file back.
 pub fn parse(file: &SourceFile) -> Result<Marked<'_>> {
     Ok(Marked::parse(&file.text).map_err(|error| {
+        let module = file.shown.split('/').nth(1).unwrap_or_default();
         Failure::work(format!("{}:{}: {}", file.shown, error.line, error.what)).help(format!(
-            "put the marker lines back as they were ({} shows a fresh file), or take back your last change in the editor",
-            ui::advice("reset")
+            "put the lines with BEGIN SOLUTION and END SOLUTION back as they were,\nor begin the files anew (yours are kept): {}",
+            ui::advice(&format!("reset {module}"))
         ))
     })?)
 }

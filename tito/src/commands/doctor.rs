@@ -171,7 +171,7 @@ fn writable(root: &Path) -> Finding {
             "folder",
             State::Broken,
             format!("cannot write in {}: {error}", root.display()),
-            &if cfg!(unix) {
+            &if cfg!(unix) && error.kind() == std::io::ErrorKind::PermissionDenied {
                 format!("chmod -R u+w '{}'", root.display())
             } else {
                 String::new()

@@ -1,6 +1,7 @@
 //! `tito hint 15`: one hint at a time, from a nudge to nearly the answer.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
@@ -47,29 +48,17 @@ pub fn run(
     };
     let exercise = &standing.exercise;
 
-    let path = context
-        .workspace
-        .state()
-        .join("hints")
-        .join(format!("{number:02}.json"));
-    let lock = Lock::take(&context.workspace.state())?;
-    let remembered = std::fs::read(&path).unwrap_or_default();
-    let mut shown: BTreeMap<String, usize> =
-        serde_json::from_slice(&remembered).unwrap_or_default();
-    let seen = if again {
-        0
-    } else {
-        shown.get(&exercise.id).copied().unwrap_or(0)
+    let seen = match shown(context, number) {
+        _ if again => 0,
+        shown => shown.get(&exercise.id).copied().unwrap_or(0),
     };
     let now = (seen + 1).min(exercise.hints.len());
-    shown.insert(exercise.id.clone(), now);
-    write_atomically(&path, &serde_json::to_vec_pretty(&shown)?)
-        .or_else(|_| {
-            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            write_atomically(&path, &serde_json::to_vec_pretty(&shown)?)
-        })
-        .map_err(|error| lock::cannot_write(&path, &error))?;
-    drop(lock);
+    // A hint helps also where it cannot be remembered.
+    if let Err(error) = remember(context, number, &exercise.id, now) {
+        ui::note(format!(
+            "which hints were shown is not remembered: {error:#}"
+        ));
+    }
 
     let hints = &exercise.hints[..now];
     if context.json {
@@ -108,4 +97,25 @@ pub fn run(
         )),
     }
     Ok(Outcome::Good)
+}
+
+/// How many hints of each exercise were shown.
+fn shown(context: &Context, module: u32) -> BTreeMap<String, usize> {
+    let remembered = std::fs::read(path(context, module)).unwrap_or_default();
+    serde_json::from_slice(&remembered).unwrap_or_default()
+}
+
+fn remember(context: &Context, module: u32, exercise: &str, count: usize) -> Result<()> {
+    let _lock = Lock::take(&context.workspace.state())?;
+    let mut all = shown(context, module);
+    all.insert(exercise.to_owned(), count);
+    let path = path(context, module);
+    write_atomically(&path, &serde_json::to_vec_pretty(&all)?)
+        .map_err(|error| lock::cannot_write(&path, &error))?;
+    Ok(())
+}
+
+fn path(context: &Context, module: u32) -> PathBuf {
+    let folder = context.workspace.state().join("hints");
+    folder.join(format!("{module:02}.json"))
 }

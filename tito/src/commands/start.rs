@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::Context;
 use crate::failure::Outcome;
+use crate::manifest::Entry;
 use crate::progress;
 use crate::receipt::{Receipt, basis};
 use crate::ui::{self, CODE, FAINT, STRONG, paint};
@@ -31,13 +32,7 @@ pub fn run(context: &Context, module: &str) -> Result<Outcome> {
         .modules
         .iter()
         .filter(|entry| module.manifest.prerequisites.contains(&entry.number))
-        .map(|entry| {
-            if context.workspace.is_written(entry) {
-                entry.folder()
-            } else {
-                format!("{} (given by the library)", entry.folder())
-            }
-        })
+        .map(Entry::folder)
         .collect();
     let number = module.manifest.number;
     if context.json {
@@ -70,7 +65,7 @@ pub fn run(context: &Context, module: &str) -> Result<Outcome> {
     }
     if !prerequisites.is_empty() {
         ui::say(format!(
-            "{} {}",
+            "{} {}, as the library has them",
             paint(FAINT, "Builds on:"),
             prerequisites.join(", ")
         ));

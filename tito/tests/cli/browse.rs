@@ -144,7 +144,7 @@ fn start_shows_the_beginning_of_the_lesson_and_the_first_exercise() {
         "modules/01_mini/ABOUT.md",
         "1.1 Halves",
         "modules/01_mini/halves.rs:7",
-        "02_later (given by the library)",
+        "Builds on: 02_later",
     ] {
         assert!(out.contains(words), "{words}: {out}");
     }

@@ -223,7 +223,14 @@ fn a_folder_that_cannot_be_written_is_an_error_that_says_so() {
         err.contains("cannot write") && err.contains(".tito"),
         "{err}"
     );
+    // What only wants to remember something goes on without.
     assert_eq!(course.run(&["status"]).0, 0);
+    let (code, out, err) = course.run(&["hint", "1", "1.1"]);
+    assert!(code == 0 && out.contains("A nudge about halves."), "{out}");
+    assert!(err.contains("not remembered"), "{err}");
+    let (code, out, err) = course.run(&["test", "1"]);
+    assert!(code == 0 && out.contains("100 of 100"), "{out}");
+    assert!(err.contains("not remembered"), "{err}");
 }
 
 #[cfg(unix)]
