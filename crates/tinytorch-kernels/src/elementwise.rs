@@ -50,8 +50,8 @@ pub struct Quantize {
 /// at them is cheap, and rarely needed.
 const CHUNK: usize = 128;
 
-/// Distance from an integer, 0.5 − 2⁻¹³, from which a quotient is taken for a tie; see [`quantize_chunk`].
-const NEAR_TIE: f32 = 0.5 - 1.0 / 8192.0;
+/// Distance from an integer, 0.5 − 2⁻¹⁴, from which a quotient is taken for a tie; see [`quantize_chunk`].
+const NEAR_TIE: f32 = 0.5 - 1.0 / 16384.0;
 
 /// Quantizes: `out = saturate(round_ties_even(value / scale) + zero_point)`.
 ///

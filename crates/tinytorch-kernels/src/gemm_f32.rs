@@ -8,9 +8,14 @@
     reason = "the gemm crate takes raw pointers; the checks before the call make it safe"
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
+
 use gemm_common::Parallelism;
 
 use crate::Dims;
+#[cfg(target_arch = "x86_64")]
+use crate::gemm_i8::block::BlockMut;
 
 /// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
 const PARALLEL_THRESHOLD: usize = 96 * 96 * 96;
@@ -119,10 +124,25 @@ pub fn gemm_f32(
         c.row_stride
     );
 
+    if m == 0 || n == 0 {
+        return;
+    }
     let large = m.saturating_mul(n).saturating_mul(k) >= PARALLEL_THRESHOLD;
-    let parallelism = match threads {
-        Threads::Auto if large => Parallelism::Rayon(rayon::current_num_threads()),
-        Threads::Auto | Threads::One => Parallelism::None,
+    let threads = match threads {
+        Threads::Auto if large => rayon::current_num_threads(),
+        Threads::Auto | Threads::One => 1,
+    };
+    #[cfg(target_arch = "x86_64")]
+    if m <= few_rows::MAX_ROWS {
+        let block = BlockMut::new(c.data, m, 0, n, c.row_stride);
+        if few_rows::product(k, a, b, block, accumulate, threads) == few_rows::Outcome::Done {
+            return;
+        }
+    }
+    let parallelism = if threads > 1 {
+        Parallelism::Rayon(threads)
+    } else {
+        Parallelism::None
     };
     let product = gemm_f32::gemm::f32::get_gemm_fn();
     // The crate wants the result column-major, so it is given c^T = b^T · a^T.
@@ -312,6 +332,8 @@ mod tests {
                 .expect("a pool")
         };
         for (m, n, k) in [
+            (3, 301, 1001),
+            (16, 1000, 70),
             (128, 128, 128),
             (1, 1500, 700),
             (8, 1000, 1000),

@@ -29,7 +29,7 @@ impl<'a, T> BlockMut<'a, T> {
     ///
     /// # Panics
     ///
-    /// If the matrix is not `[rows, row_stride]` or the columns leave it.
+    /// If the block leaves the data or its rows overlap.
     #[track_caller]
     pub fn new(
         data: &'a mut [T],
@@ -38,15 +38,16 @@ impl<'a, T> BlockMut<'a, T> {
         columns: usize,
         row_stride: usize,
     ) -> Self {
-        assert_eq!(
-            data.len(),
-            rows * row_stride,
-            "the output must be [{rows}, {row_stride}]"
+        let last = rows.saturating_sub(1).checked_mul(row_stride);
+        let end = last.and_then(|last| last.checked_add(first_column)?.checked_add(columns));
+        assert!(
+            rows == 0 || end.is_some_and(|end| end <= data.len()),
+            "[{rows}, {columns}] from column {first_column} on, rows {row_stride} apart, do not fit {} elements",
+            data.len()
         );
         assert!(
-            columns <= row_stride && first_column <= row_stride - columns,
-            "columns {first_column}..{} leave the output's {row_stride}",
-            first_column + columns
+            rows <= 1 || columns <= row_stride,
+            "rows of {columns} overlap, {row_stride} apart"
         );
         // `wrapping_add`: without rows there is no element to point to.
         let start = data.as_mut_ptr().wrapping_add(first_column);
@@ -61,6 +62,11 @@ impl<'a, T> BlockMut<'a, T> {
 
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 
     /// One row of the block.

@@ -122,7 +122,7 @@ impl PackedWeights {
     /// If a slice does not have its shape, or the zero point is not an `i8`.
     #[track_caller]
     pub fn product(&self, m: usize, a: &[i8], a_zero_point: i32, c: &mut [i32]) {
-        let out = BlockMut::new(c, m, 0, self.n, self.n);
+        let out = self.block(m, c);
         self.run(m, &self.matrix(m, a), a_zero_point, &[], Ending::Sums(out));
     }
 
@@ -146,7 +146,7 @@ impl PackedWeights {
         ending: &Requantize<'_>,
         out: &mut [i8],
     ) {
-        let out = BlockMut::new(out, m, 0, self.n, self.n);
+        let out = self.block(m, out);
         ending.check(self.n, self.max_bias());
         let (multipliers, codes) = (ending.multipliers, ending.codes());
         let end = Ending::Codes {
@@ -176,13 +176,24 @@ impl PackedWeights {
         ending: &Scale<'_>,
         out: &mut [f32],
     ) {
-        let out = BlockMut::new(out, m, 0, self.n, self.n);
+        let out = self.block(m, out);
         ending.check(self.n);
         let end = Ending::Reals {
             out,
             scale: *ending,
         };
         self.run(m, &self.matrix(m, a), a_zero_point, &[], end);
+    }
+
+    #[track_caller]
+    fn block<'a, T>(&self, m: usize, out: &'a mut [T]) -> BlockMut<'a, T> {
+        let n = self.n;
+        assert_eq!(
+            Some(out.len()),
+            m.checked_mul(n),
+            "the output must be [m, n] = [{m}, {n}]"
+        );
+        BlockMut::new(out, m, 0, n, n)
     }
 
     #[track_caller]
