@@ -6,7 +6,6 @@ use rand::Rng;
 
 use super::{Layer, initial, weight_and_bias};
 use crate::error::{Error, Result};
-use crate::ops::linear::linear;
 use crate::tensor::Tensor;
 
 /// `y = x · weightᵀ + bias`
@@ -97,7 +96,7 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        x.linear(&self.weight, self.bias.as_ref())
     }
 
     fn kind(&self) -> &'static str {

@@ -9,15 +9,25 @@ use crate::ops::{array_of, slice, standard};
 use crate::tape::records;
 use crate::tensor::Tensor;
 
-/// `x · wᵀ + b`, the layer [`Linear`](crate::nn::Linear) as one operation.
-///
-/// | argument | shape           |
-/// |----------|-----------------|
-/// | `x`      | `[.., in]`      |
-/// | `weight` | `[out, in]`     |
-/// | `bias`   | `[out]`         |
-/// | result   | `[.., out]`     |
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+impl Tensor {
+    /// `x · wᵀ + b`, the layer [`Linear`](crate::nn::Linear) as one operation.
+    ///
+    /// | argument | shape           |
+    /// |----------|-----------------|
+    /// | `self`   | `[.., in]`      |
+    /// | `weight` | `[out, in]`     |
+    /// | `bias`   | `[out]`         |
+    /// | result   | `[.., out]`     |
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if the weight is not a matrix, [`Error::ShapeMismatch`] if the other shapes do not fit it.
+    pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        linear(self, weight, bias)
+    }
+}
+
+fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let &[outputs, features] = weight.shape() else {
         let expected = "a weight of shape [out, in]".to_owned();
         return Err(Error::Shape {
