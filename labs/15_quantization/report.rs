@@ -90,7 +90,7 @@ impl Report {
             layers: first.layers.clone(),
             left_in_float: first.left_in_float.clone(),
             kernel,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: rayon::current_num_threads(),
             seconds: time.as_secs_f64(),
         }
     }
@@ -199,7 +199,8 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "Every figure was measured in this run of {:.0} s, with {} thread(s) and the INT8 kernel {}.",
+            "Every figure was measured in this run of {:.0} s, with {} thread(s). The times are those of the library's\n\
+             kernel {}; the noise is that of the definitions, which give the same codes.",
             self.seconds, self.threads, self.kernel
         )?;
         writeln!(
