@@ -133,7 +133,8 @@ pub enum Dev {
 ///
 /// The exit code: 0 after `--help` and `--version`.
 pub fn parse() -> Result<Arguments, ExitCode> {
-    Arguments::try_parse().map_err(|error| {
+    Arguments::try_parse().map_err(|mut error| {
+        keep_nearest(&mut error);
         let is_wrong = error.use_stderr();
         if is_wrong && std::env::args().any(|argument| argument == "--json") {
             let message = error.render().to_string();
@@ -145,4 +146,21 @@ pub fn parse() -> Result<Arguments, ExitCode> {
         }
         ExitCode::from(if is_wrong { 2 } else { 0 })
     })
+}
+
+/// Of the commands that clap thinks were meant, only the nearest.
+fn keep_nearest(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    let (Some(ContextValue::String(typed)), Some(ContextValue::Strings(known))) = (
+        error.get(ContextKind::InvalidSubcommand),
+        error.get(ContextKind::SuggestedSubcommand),
+    ) else {
+        return;
+    };
+    if let Some(near) = crate::manifest::nearest(typed, known.clone()) {
+        error.insert(
+            ContextKind::SuggestedSubcommand,
+            ContextValue::Strings(vec![near]),
+        );
+    }
 }

@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod compiler_words;
 mod dependencies;
 mod exam;
 mod exported;

@@ -33,6 +33,7 @@ impl Standing {
 ///
 /// Work left, if the markers of a file were damaged: file and line.
 pub fn standings(module: &Module, files: &[SourceFile]) -> Result<Vec<Standing>> {
+    refuse_lost(module, files)?;
     let mut all: Vec<Standing> = Vec::new();
     for exercise in &module.manifest.exercises {
         let mut waiting = Vec::new();
@@ -56,6 +57,46 @@ pub fn standings(module: &Module, files: &[SourceFile]) -> Result<Vec<Standing>>
         });
     }
     Ok(all)
+}
+
+/// Every hole the library's file has must be in the student's: else the compiler would complain about files nobody touched.
+fn refuse_lost(module: &Module, files: &[SourceFile]) -> Result<()> {
+    for file in files {
+        let mine = parse(file)?;
+        let lost: Vec<String> = holes_of(module, &file.name)
+            .into_iter()
+            .filter(|tag| mine.hole(tag).is_none())
+            .collect();
+        if !lost.is_empty() {
+            let what = if lost.len() == 1 { "hole" } else { "holes" };
+            return Err(Failure::work(format!(
+                "{} no longer holds the {what} of {}: no line `// BEGIN SOLUTION {}`",
+                file.shown,
+                lost.join(", "),
+                lost[0]
+            ))
+            .help(module.way_back(&file.name))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// The tags of the holes that an exercise file was given out with; none where the library's own file tells nothing.
+pub fn holes_of(module: &Module, file: &str) -> Vec<String> {
+    let Ok(twin) = module.twin_file(file) else {
+        return Vec::new();
+    };
+    Marked::parse(&twin.text).map_or_else(
+        |_| Vec::new(),
+        |marked| {
+            marked
+                .holes()
+                .iter()
+                .map(|hole| hole.tag.to_owned())
+                .collect()
+        },
+    )
 }
 
 /// Cuts a file of the student's at its markers.

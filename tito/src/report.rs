@@ -8,7 +8,6 @@ use crate::manifest::Exercise;
 use crate::process::Captured;
 use crate::progress::{self, Standing};
 use crate::receipt::points;
-use crate::subject::CompileError;
 use crate::ui::{self, BAD, CODE, FAINT, GOOD, OPEN, STRONG, paint};
 use crate::workspace::{Module, SourceFile};
 
@@ -18,6 +17,8 @@ const WIDTH: usize = 100;
 const SHOWN_ELEMENTS: usize = 8;
 /// Lines of what the student's code printed that are shown.
 const SHOWN_LINES: usize = 12;
+/// Letters of such a line that are shown.
+const SHOWN_COLUMNS: usize = 120;
 
 /// Everything a report is made from.
 pub struct Report<'a> {
@@ -120,14 +121,19 @@ impl Report<'_> {
             )
         };
         let worth = format!("{:>5} of {:<2}", points(graded.points), exercise.points);
-        let bonus = if exercise.bonus { " bonus" } else { "" };
-        let titles = self.graded.iter().map(|graded| graded.exercise.title.len());
-        let width = titles.max().unwrap_or(0);
+        // Every column as wide as its widest row.
+        let widest = |of: fn(&Exercise) -> usize| {
+            let rows = self.graded.iter();
+            rows.map(|graded| of(graded.exercise)).max().unwrap_or(0)
+        };
+        let width = widest(|exercise| exercise.title.chars().count());
+        let beside = widest(|exercise| bonus(exercise).len());
         format!(
-            "  {} {:<6} {:<width$} {worth}{bonus}  {}",
+            "  {} {:<6} {:<width$} {worth}{:<beside$}  {}",
             paint(style, mark),
             exercise.id,
             exercise.title,
+            bonus(exercise),
             paint(FAINT, remark)
         )
     }
@@ -404,7 +410,7 @@ fn print_printed(printed: &Captured) {
     ui::say("      your code printed:");
     let lines: Vec<&str> = printed.text.lines().collect();
     for line in lines.iter().take(SHOWN_LINES) {
-        ui::say(format!("        {} {line}", paint(FAINT, "|")));
+        ui::say(format!("        {} {}", paint(FAINT, "|"), cut(line)));
     }
     if lines.len() > SHOWN_LINES {
         let cut = if printed.is_cut { "at least " } else { "" };
@@ -418,66 +424,14 @@ fn print_printed(printed: &Captured) {
     }
 }
 
-/// Compile errors, rustc's own words, the first few.
-pub fn print_compile_errors(errors: &[CompileError]) {
-    const SHOWN: usize = 3;
-    for error in errors.iter().take(SHOWN) {
-        ui::say(format!("{}\n", error.rendered.trim_end()));
-        if let Some(words) = error.code.as_deref().and_then(in_other_words) {
-            ui::say(format!(
-                "{}\n",
-                ui::fold(&format!("In other words: {words}"), 2, WIDTH)
-            ));
-        }
+/// A line of the student's output, as much as a terminal shows well.
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(SHOWN_COLUMNS) {
+        Some((end, _)) => format!("{} {}", &line[..end], paint(FAINT, "… cut")),
+        None => line.to_owned(),
     }
-    if errors.len() > SHOWN {
-        ui::say(paint(
-            FAINT,
-            format!(
-                "and {}; the first ones often cause the rest",
-                ui::count(errors.len() - SHOWN, "more error")
-            ),
-        ));
-    }
-    ui::say(format!(
-        "{} {}",
-        paint(
-            BAD,
-            "Your files do not compile yet, so nothing could be checked:"
-        ),
-        ui::count(errors.len(), "error")
-    ));
 }
 
-/// What the errors that students meet most are about, in the words of this course.
-fn in_other_words(code: &str) -> Option<&'static str> {
-    Some(match code {
-        "E0308" => {
-            "the types differ. Between numbers nothing is converted by itself: write `x as f32`, `i32::from(x)`, or a literal of the right type."
-        }
-        "E0277" => {
-            "this operation does not exist for these types. Often an i8, i32, usize or f32 meets a number of another type, or a reference is left to be followed (`*x`)."
-        }
-        "E0382" => {
-            "the value was moved away earlier. Borrow it there (`&x`, `.iter()` instead of `.into_iter()`), or clone it if it is small."
-        }
-        "E0502" | "E0499" => {
-            "you hold one view of the data while changing it through another. Finish with the first (copy the number out) before you write."
-        }
-        "E0425" | "E0433" => {
-            "this name is not known here. A typing error, or a `use` that is missing."
-        }
-        "E0599" => {
-            "this type has no such method. Is it on a reference, an Option or a Result that must be opened first?"
-        }
-        "E0384" | "E0596" => "it is changed, so it must be declared with `mut`.",
-        "E0505" | "E0597" => {
-            "something still refers to a value that ends or moves here. Let the value live longer, or copy out what you need."
-        }
-        "E0282" | "E0283" => {
-            "the compiler cannot tell the type. Say it: `let x: Vec<i8> = ...`, `.collect::<Vec<_>>()`, `.sum::<f32>()`."
-        }
-        "E0453" | "E0133" => "`unsafe` is not allowed here, and no exercise needs it.",
-        _ => return None,
-    })
+fn bonus(exercise: &Exercise) -> &'static str {
+    if exercise.bonus { " bonus" } else { "" }
 }

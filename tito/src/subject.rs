@@ -102,7 +102,7 @@ struct Recipe {
     externs: BTreeMap<String, (String, u64, u128)>,
 }
 
-/// Flags of both calls. Overflow is checked although code is optimized a little: a product of two `i8` that wraps must be seen.
+/// Flags of both calls. Nothing is optimized, so that an edit is compiled soon; overflow is checked: a product of two `i8` that wraps must be seen.
 const FLAGS: [&str; 9] = [
     "--edition=2024",
     "-Copt-level=0",
@@ -218,7 +218,7 @@ fn make(
         Failure::environment(format!("cannot start rustc: {error}")).help(ui::advice("doctor"))
     })?;
     if !output.status.success() {
-        let errors = compile_errors(&output.stderr);
+        let errors = compile_errors(&output.stderr, &module.folder());
         if errors.is_empty() {
             return Err(Failure::environment(format!(
                 "rustc stopped without a reason we know:\n{}",
@@ -332,7 +332,13 @@ struct Span {
     is_primary: bool,
 }
 
-fn compile_errors(stderr: &[u8]) -> Vec<CompileError> {
+/// `folder` is the module's: the library's files are included from there by a way up and down again, which nobody wants to read.
+fn compile_errors(stderr: &[u8], folder: &str) -> Vec<CompileError> {
+    let straight = |text: &str| {
+        ["/", "\\"].iter().fold(text.to_owned(), |text, slash| {
+            text.replace(&format!("{folder}{slash}../../"), "")
+        })
+    };
     stderr
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Diagnostic>(line).ok())
@@ -344,9 +350,9 @@ fn compile_errors(stderr: &[u8]) -> Vec<CompileError> {
             CompileError {
                 code: found.code.map(|code| code.code),
                 message: found.message,
-                file: place.map(|span| span.file_name.clone()),
+                file: place.map(|span| straight(&span.file_name)),
                 line: place.map(|span| span.line_start),
-                rendered: found.rendered.unwrap_or_default(),
+                rendered: straight(&found.rendered.unwrap_or_default()),
             }
         })
         .collect()
@@ -382,12 +388,14 @@ mod tests {
     #[test]
     fn errors_are_kept_and_last_words_are_not() {
         let stderr = br#"{"level":"warning","message":"unused","code":null,"spans":[],"rendered":""}
-{"level":"error","message":"mismatched types","code":{"code":"E0308"},"spans":[{"file_name":"m/q.rs","line_start":7,"is_primary":true}],"rendered":"error..."}
+{"level":"error","message":"mismatched types","code":{"code":"E0308"},"spans":[{"file_name":"modules/15_q/../../crates/q/src/q.rs","line_start":7,"is_primary":true}],"rendered":"--> modules/15_q/../../crates/q/src/q.rs:7"}
 {"level":"error","message":"aborting due to 1 previous error","code":null,"spans":[],"rendered":""}
 "#;
-        let errors = compile_errors(stderr);
+        let errors = compile_errors(stderr, "modules/15_q");
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].code.as_deref(), Some("E0308"));
         assert_eq!(errors[0].line, Some(7));
+        assert_eq!(errors[0].file.as_deref(), Some("crates/q/src/q.rs"));
+        assert_eq!(errors[0].rendered, "--> crates/q/src/q.rs:7");
     }
 }

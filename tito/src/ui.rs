@@ -63,10 +63,24 @@ pub fn complain(message: &str, help: Option<&str>) {
     }
 }
 
-/// Prints a JSON document: one value, pretty, on standard output, never coloured.
+/// Prints a JSON document: one value, pretty, on standard output, never coloured, whatever texts were painted on their way.
 pub fn print_json(value: &serde_json::Value) {
     let mut out = io::stdout().lock();
-    finish(writeln!(out, "{value:#}"));
+    finish(writeln!(out, "{:#}", plain(value)));
+}
+
+/// The same document without terminal escapes.
+fn plain(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => anstream::adapter::strip_str(text).to_string().into(),
+        Value::Array(items) => items.iter().map(plain).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), plain(value)))
+            .collect(),
+        other => other.clone(),
+    }
 }
 
 /// A closed pipe (`tito list | head -1`) is not an error of ours: nobody reads on, so stop.
@@ -137,6 +151,16 @@ mod tests {
         assert_eq!(
             fold("one two three four five six", 2, 22),
             "  one two three four\n  five six"
+        );
+    }
+
+    #[test]
+    fn a_document_has_no_escapes_however_deep() {
+        let painted = serde_json::json!({ "a": [1, { "b": advice("test 15") }, null] });
+        let text = plain(&painted).to_string();
+        assert!(
+            text.contains("tito test 15") && !text.contains("\\u001b"),
+            "{text}"
         );
     }
 

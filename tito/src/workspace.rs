@@ -1,5 +1,6 @@
 //! Where the course is on this disk, and a module of it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -206,7 +207,8 @@ impl Module {
     ///
     /// Which file is missing or unreadable, and how to get it back.
     pub fn student_files(&self) -> Result<Vec<SourceFile>> {
-        self.read_files(|file| self.shown(file))
+        let files = self.manifest.files.iter();
+        files.map(|name| self.student_file(name)).collect()
     }
 
     /// Reads the library's twins of the exercise files.
@@ -215,28 +217,77 @@ impl Module {
     ///
     /// Which file is missing or unreadable.
     pub fn twin_files(&self) -> Result<Vec<SourceFile>> {
-        self.read_files(|file| self.twin(file))
+        let files = self.manifest.files.iter();
+        files.map(|name| self.twin_file(name)).collect()
     }
 
-    fn read_files(&self, place: impl Fn(&str) -> String) -> Result<Vec<SourceFile>> {
-        let files = self.manifest.files.iter();
-        files
-            .map(|name| {
-                let shown = place(name);
-                let text = std::fs::read_to_string(self.root.join(&shown)).map_err(|error| {
-                    Failure::environment(format!("cannot read {shown}: {error}")).help(format!(
-                        "your earlier files: {}; fresh ones: {}",
-                        crate::ui::advice("undo --list"),
-                        crate::ui::advice(&format!("reset {}", self.manifest.number))
-                    ))
-                })?;
-                Ok(SourceFile {
-                    name: name.clone(),
-                    shown,
-                    text,
-                })
-            })
-            .collect()
+    /// Reads one exercise file of the student.
+    ///
+    /// # Errors
+    ///
+    /// Work left, if it is gone or is not text; an environment error if it cannot be read.
+    pub fn student_file(&self, name: &str) -> Result<SourceFile> {
+        let shown = self.shown(name);
+        let content = std::fs::read(self.root.join(&shown)).map_err(|error| {
+            let failure = match error.kind() {
+                ErrorKind::NotFound => Failure::work(format!("{shown} is gone")),
+                _ => Failure::environment(format!("cannot read {shown}: {error}")),
+            };
+            failure.help(self.way_back(name))
+        })?;
+        let text = String::from_utf8(content).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let before = &error.as_bytes()[..at];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Failure::work(format!(
+                "{shown}:{line}: not UTF-8 text, first at byte offset {at}; save the file as UTF-8"
+            ))
+            .help(self.way_back(name))
+        })?;
+        Ok(SourceFile {
+            name: name.to_owned(),
+            shown,
+            text,
+        })
+    }
+
+    /// Reads the library's twin of one exercise file.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if it is missing or unreadable.
+    pub fn twin_file(&self, name: &str) -> Result<SourceFile> {
+        let shown = self.twin(name);
+        let text = std::fs::read_to_string(self.root.join(&shown))
+            .map_err(|error| Failure::environment(format!("cannot read {shown}: {error}")))?;
+        Ok(SourceFile {
+            name: name.to_owned(),
+            shown,
+            text,
+        })
+    }
+
+    /// How to get an exercise file back that was lost or damaged.
+    pub fn way_back(&self, name: &str) -> String {
+        let number = self.manifest.number;
+        let mut exercises = self.manifest.exercises.iter();
+        let mut lines = Vec::new();
+        if let Some(exercise) = exercises.find(|exercise| exercise.file == name) {
+            lines.push(format!(
+                "this file anew, the others stay: {}",
+                crate::ui::advice(&format!("reset {number} {}", exercise.id))
+            ));
+        }
+        lines.push(format!(
+            "all files anew (yours are kept): {}",
+            crate::ui::advice(&format!("reset {number}"))
+        ));
+        lines.push(format!(
+            "take back what tito changed last: {}; older changes: {}",
+            crate::ui::advice("undo"),
+            crate::ui::advice("undo --list")
+        ));
+        lines.join("\n")
     }
 }
 

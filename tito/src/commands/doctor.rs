@@ -93,7 +93,11 @@ pub fn run(context: &Context) -> Result<Outcome> {
         ui::say(if broken {
             paint(BAD, "\nNot ready: repair what is broken, then ask again.")
         } else {
-            format!("\n{} {}", paint(STRONG, "Ready."), ui::advice("status"))
+            format!(
+                "\n{} See where you are and what is next: {}",
+                paint(STRONG, "Ready."),
+                ui::advice("status")
+            )
         });
     }
     Ok(if broken {

@@ -143,7 +143,7 @@ fn refuse_changed(module: &Module, files: &[SourceFile], twins: &[SourceFile]) -
         return Ok(());
     }
     Err(Failure::work(format!(
-        "not exported: text outside the markers changed in {}\n{}",
+        "not exported: text outside the markers changed in {}\n{}\n",
         ui::count(diffs.len(), "file"),
         diffs.join("\n")
     ))

@@ -11,7 +11,7 @@ use crate::markers::Marked;
 use crate::progress;
 use crate::snapshot::Change;
 use crate::ui::{self, CODE, FAINT, paint};
-use crate::workspace::Module;
+use crate::workspace::{Module, SourceFile};
 
 /// Empties every hole of the module, or those of one exercise.
 ///
@@ -66,30 +66,47 @@ fn whole_module(module: &Module) -> Result<Vec<Change>> {
     twins
         .iter()
         .map(|twin| {
-            let marked = Marked::parse(&twin.text).map_err(|error| {
-                Failure::environment(format!("{}:{}: {}", twin.shown, error.line, error.what))
-            })?;
             Ok(Change {
                 path: module.shown(&twin.name),
-                content: Some(marked.stub().into_bytes()),
+                content: Some(fresh(twin)?.into_bytes()),
             })
         })
         .collect()
 }
 
-/// The student's files with the holes of one exercise emptied.
+/// The student's files with the holes of one exercise emptied; a file that lost them is made anew from the library's twin.
 fn one_exercise(module: &Module, id: &str) -> Result<Vec<Change>> {
-    let files = module.student_files()?;
-    files
-        .iter()
-        .map(|file| {
-            let marked = progress::parse(file)?;
-            let text =
-                marked.with_bodies(|hole| (exercise_id(hole.tag) == id).then(|| hole.stub_body()));
-            Ok(Change {
-                path: file.shown.clone(),
-                content: Some(text.into_bytes()),
-            })
-        })
-        .collect()
+    let mut changes = Vec::new();
+    for name in &module.manifest.files {
+        let tags = progress::holes_of(module, name);
+        if !tags.iter().any(|tag| exercise_id(tag) == id) {
+            continue;
+        }
+        let text = match emptied(module, name, id, &tags) {
+            Some(text) => text,
+            None => fresh(&module.twin_file(name)?)?,
+        };
+        changes.push(Change {
+            path: module.shown(name),
+            content: Some(text.into_bytes()),
+        });
+    }
+    Ok(changes)
+}
+
+/// The student's file without the bodies of one exercise; nothing if it does not hold its holes any more.
+fn emptied(module: &Module, name: &str, id: &str, tags: &[String]) -> Option<String> {
+    let file = module.student_file(name).ok()?;
+    let marked = Marked::parse(&file.text).ok()?;
+    let mut own = tags.iter().filter(|tag| exercise_id(tag) == id);
+    own.all(|tag| marked.hole(tag).is_some())
+        .then(|| marked.with_bodies(|hole| (exercise_id(hole.tag) == id).then(|| hole.stub_body())))
+}
+
+/// A file as it was given out.
+fn fresh(twin: &SourceFile) -> Result<String> {
+    let marked = Marked::parse(&twin.text).map_err(|error| {
+        Failure::environment(format!("{}:{}: {}", twin.shown, error.line, error.what))
+    })?;
+    Ok(marked.stub())
 }

@@ -6,13 +6,14 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Context;
+use crate::compiler_words;
 use crate::dependencies;
 use crate::exam;
 use crate::failure::{Failure, Outcome};
 use crate::manifest::Exercise;
 use crate::progress;
 use crate::receipt::{self, Receipt};
-use crate::report::{self, Report};
+use crate::report::Report;
 use crate::subject::{self, Build, CompileError, Source};
 use crate::ui::{self, FAINT, paint};
 use crate::workspace::Module;
@@ -127,7 +128,7 @@ fn does_not_compile(context: &Context, module: &Module, errors: &[CompileError])
             "compile_errors": errors,
         }));
     } else {
-        report::print_compile_errors(errors);
+        compiler_words::print_compile_errors(errors);
     }
     Outcome::WorkLeft
 }

@@ -164,7 +164,7 @@ fn reset_repairs_files_that_lost_their_markers_or_are_gone() {
     course.write("modules/01_mini/halves.rs", "// oh no");
     std::fs::remove_file(course.path("modules/01_mini/sums.rs")).unwrap();
     let (code, _, err) = course.run(&["status"]);
-    assert_eq!(code, 3, "{err}");
+    assert_eq!(code, 1, "{err}");
     assert!(
         err.contains("reset 1") && err.contains("undo --list"),
         "{err}"

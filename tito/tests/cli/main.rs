@@ -8,5 +8,6 @@ mod browse;
 mod course;
 mod crash;
 mod export;
+mod lost;
 mod maintain;
 mod testing;
