@@ -10,6 +10,7 @@ pub mod scalar;
 #[cfg(test)]
 mod tests;
 
+use crate::elements;
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::ending::Ending;
@@ -36,15 +37,31 @@ pub struct Conv2dShape {
 
 impl Conv2dShape {
     /// Inputs of one output: `kernel height · kernel width · in_channels / groups`.
+    ///
+    /// # Panics
+    ///
+    /// If there are no groups, or more taps than a `usize` counts.
+    #[track_caller]
     pub fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * (self.in_channels / self.groups)
+        let ([height, width], channels) = (self.kernel, self.in_channels / self.groups);
+        match elements([height, width, channels]) {
+            Some(taps) => taps,
+            None => panic!("a window of [{height}, {width}, {channels}] has too many taps"),
+        }
     }
 
-    /// Height and width of the result, `None` if the window does not fit the padded image.
+    /// Height and width of the result, `None` if the window does not fit the padded image, or that has more rows or
+    /// columns than a `usize` counts.
+    ///
+    /// # Panics
+    ///
+    /// If a stride is zero.
+    #[track_caller]
     pub fn output_size(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
         let along = |size: usize, axis: usize| {
-            let room = (size + 2 * self.padding[axis]).checked_sub(self.kernel[axis])?;
-            Some(room / self.stride[axis] + 1)
+            let padded = size.checked_add(self.padding[axis].checked_mul(2)?)?;
+            let steps = padded.checked_sub(self.kernel[axis])? / self.stride[axis];
+            steps.checked_add(1)
         };
         Some([along(height, 0)?, along(width, 1)?])
     }
@@ -59,6 +76,10 @@ impl Conv2dShape {
             groups,
             ..
         } = *self;
+        assert!(
+            in_channels > 0 && out_channels > 0,
+            "a convolution of {in_channels} to {out_channels} channels has nothing to compute"
+        );
         assert!(
             groups > 0 && in_channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups),
             "{groups} groups do not divide {in_channels} and {out_channels} channels"
@@ -106,7 +127,7 @@ impl PackedConv2d {
     ///
     /// # Panics
     ///
-    /// If the shape contradicts itself, `weights` does not have its size, an output has more than `MAX_K` taps, or the
+    /// If the shape contradicts itself or has no channels, `weights` does not have its size, an output has more than `MAX_K` taps, or the
     /// environment names an unknown kernel.
     #[track_caller]
     pub fn new(shape: Conv2dShape, weights: &[i8]) -> Self {
@@ -117,11 +138,19 @@ impl PackedConv2d {
     }
 
     /// As [`new`](Self::new), for the kernel given.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new), apart from the environment.
     #[track_caller]
     pub fn with_kernel(kernel: &'static dyn GemmI8, shape: Conv2dShape, weights: &[i8]) -> Self {
         shape.check();
         let (taps, out) = (shape.taps(), shape.out_channels);
-        assert_eq!(weights.len(), out * taps, "weights must be [{out}, {taps}]");
+        assert_eq!(
+            Some(weights.len()),
+            elements([out, taps]),
+            "weights must be [{out}, {taps}]"
+        );
         let one_to_one = shape.in_channels == shape.groups && out == shape.groups;
         let weights = if one_to_one && shape.groups > 1 {
             Weights::Depthwise(Depthwise::new(out, taps, weights))
@@ -170,7 +199,8 @@ impl PackedConv2d {
     ///
     /// # Panics
     ///
-    /// If a slice does not have its size, the window does not fit, or the zero point is not an `i8`.
+    /// If a slice does not have its size (or a `usize` cannot count it), the window does not fit, or the zero point is
+    /// not an `i8`.
     #[track_caller]
     pub fn product(&self, images: Images, input: &[i8], zero_point: i32, out: &mut [i32]) {
         let patches = Patches::new(self.shape, images, input, zero_point);
@@ -256,8 +286,8 @@ impl PackedConv2d {
     ) {
         let (rows, channels) = (patches.rows(), self.shape.out_channels);
         assert_eq!(
-            out.len(),
-            rows * channels,
+            Some(out.len()),
+            elements([rows, channels]),
             "out must be [{rows}, {channels}]"
         );
         match &self.weights {

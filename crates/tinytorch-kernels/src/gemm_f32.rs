@@ -145,25 +145,29 @@ pub fn gemm_f32(
         Parallelism::None
     };
     let product = gemm_f32::gemm::f32::get_gemm_fn();
+    // A dimension of length 0 or 1 may come with any stride, and so may an empty matrix. None is ever multiplied by more
+    // than 0, so those beyond the slice, which might not fit an isize, are cut to its length. All others are shorter.
+    let stride = |stride: usize, data: &[f32]| stride.min(data.len()) as isize;
+    let c_stride = stride(c.row_stride, c.data);
     // The crate wants the result column-major, so it is given c^T = b^T · a^T.
-    // SAFETY: `assert_reaches` has shown that every `[row, column]` of each matrix lies inside its slice (and so every
-    // stride that is used fits an isize); `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do
-    // not overlap one another; any bit pattern is a valid f32, also in a `c` that is only written.
+    // SAFETY: `assert_reaches` has shown that every `[row, column]` of each matrix lies inside its slice, and every stride
+    // fits an isize; `c` is borrowed mutably, so it overlaps neither `a` nor `b`, and its rows do not overlap one
+    // another; any bit pattern is a valid f32, also in a `c` that is only written.
     unsafe {
         product(
             n,
             m,
             k,
             c.data.as_mut_ptr(),
-            c.row_stride as isize,
+            c_stride,
             1,
             accumulate == Accumulate::Add,
             b.data.as_ptr(),
-            b.row_stride as isize,
-            b.column_stride as isize,
+            stride(b.row_stride, b.data),
+            stride(b.column_stride, b.data),
             a.data.as_ptr(),
-            a.row_stride as isize,
-            a.column_stride as isize,
+            stride(a.row_stride, a.data),
+            stride(a.column_stride, a.data),
             1.0,
             1.0,
             false,
@@ -321,6 +325,80 @@ mod tests {
             Threads::One,
         );
         assert_eq!(c, [2.0, 4.0, 2.0, 4.0]);
+    }
+
+    #[test]
+    fn the_stride_of_a_single_row_or_column_does_not_matter() {
+        // 20 rows are too many for `few_rows`.
+        let sizes = [
+            (1, 33, 17),
+            (1, 1, 17),
+            (20, 1, 17),
+            (20, 33, 1),
+            (1, 33, 1),
+        ];
+        for (m, n, k) in sizes {
+            let dims = Dims { m, n, k };
+            let (a, b) = (values(m * k, 5), values(k * n, 6));
+            let loosened = |matrix: MatrixRef<'_>, [rows, columns]: [usize; 2], loose: usize| {
+                let stride = |length: usize, stride| if length <= 1 { loose } else { stride };
+                (
+                    stride(rows, matrix.row_stride),
+                    stride(columns, matrix.column_stride),
+                )
+            };
+            for b in [
+                MatrixRef::row_major(&b, n),
+                MatrixRef::row_major(&b, k).transposed(),
+            ] {
+                let a = MatrixRef::row_major(&a, k);
+                let expected = scalar(dims, a, b);
+                for loose in [0, 1, isize::MAX as usize, usize::MAX / 2 + 1, usize::MAX] {
+                    let with = |matrix: MatrixRef<'_>, sizes| loosened(matrix, sizes, loose);
+                    let ((a_row, a_column), (b_row, b_column)) = (with(a, [m, k]), with(b, [k, n]));
+                    let a = MatrixRef {
+                        row_stride: a_row,
+                        column_stride: a_column,
+                        ..a
+                    };
+                    let b = MatrixRef {
+                        row_stride: b_row,
+                        column_stride: b_column,
+                        ..b
+                    };
+                    let mut c = vec![f32::NAN; m * n];
+                    let out = MatrixMut {
+                        data: &mut c,
+                        row_stride: if m <= 1 { loose } else { n },
+                    };
+                    gemm_f32(dims, a, b, out, Accumulate::Overwrite, Threads::One);
+                    for (got, expected) in c.iter().zip(&expected) {
+                        let error = (f64::from(*got) - expected).abs();
+                        let tolerance = (k * k) as f64 * f64::from(f32::EPSILON);
+                        assert!(
+                            error <= tolerance,
+                            "{dims:?}, stride {loose}: expected {expected}, got {got}"
+                        );
+                    }
+                }
+            }
+        }
+        // With no inner dimension both sides are empty, whatever their strides.
+        let empty = MatrixRef {
+            data: &[],
+            row_stride: usize::MAX,
+            column_stride: usize::MAX,
+        };
+        let mut c = [f32::NAN; 40];
+        gemm_f32(
+            Dims { m: 20, n: 2, k: 0 },
+            empty,
+            empty,
+            MatrixMut::row_major(&mut c, 2),
+            Accumulate::Overwrite,
+            Threads::One,
+        );
+        assert_eq!(c, [0.0; 40]);
     }
 
     #[test]

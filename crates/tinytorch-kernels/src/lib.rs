@@ -19,6 +19,15 @@ pub use elementwise::{
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
 
+/// How many elements an array of these sizes has; `None` if a `usize` cannot count them.
+///
+/// A product that wraps could equal the length of a slice by accident, and a kernel would then leave the slice.
+pub(crate) fn elements<const D: usize>(sizes: [usize; D]) -> Option<usize> {
+    sizes
+        .into_iter()
+        .try_fold(1_usize, |elements, size| elements.checked_mul(size))
+}
+
 /// The sizes of a product `[m, k] · [k, n] -> [m, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dims {

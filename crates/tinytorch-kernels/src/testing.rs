@@ -47,3 +47,16 @@ pub fn pool(threads: usize) -> rayon::ThreadPool {
         .build()
         .expect("a small pool")
 }
+
+/// Asserts that `run` panics with a message that contains `message`.
+#[track_caller]
+pub fn assert_refused(message: &str, run: impl FnOnce()) {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+        .expect_err("nothing was refused");
+    let got = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or_default();
+    assert!(got.contains(message), "expected {message:?}, got {got:?}");
+}

@@ -1,6 +1,7 @@
 //! The rows of a convolution's left matrix, gathered from the images.
 
 use super::{Conv2dShape, Images};
+use crate::elements;
 use crate::gemm_i8::activations::Activations;
 
 /// The patches of a batch of images: row `(image, y, x)` holds what the window at `(y, x)` of the result sees, in the
@@ -13,10 +14,17 @@ pub(super) struct Patches<'a> {
     pub output: [usize; 2],
     /// What the padding holds: the code of 0.0.
     pub padding_code: i8,
+    rows: usize,
     first_channel: usize,
 }
 
 impl<'a> Patches<'a> {
+    /// The patches of images that fill `input`.
+    ///
+    /// # Panics
+    ///
+    /// If they do not, the window does not fit, a `usize` cannot count the elements or the rows, or the zero point is
+    /// not an `i8`.
     #[track_caller]
     pub fn new(shape: Conv2dShape, images: Images, input: &'a [i8], zero_point: i32) -> Self {
         let Images {
@@ -26,8 +34,8 @@ impl<'a> Patches<'a> {
         } = images;
         let channels = shape.in_channels;
         assert_eq!(
-            input.len(),
-            batch * height * width * channels,
+            Some(input.len()),
+            elements([batch, height, width, channels]),
             "input must be [{batch}, {height}, {width}, {channels}]"
         );
         assert!(
@@ -40,6 +48,12 @@ impl<'a> Patches<'a> {
                 shape.kernel
             )
         };
+        let Some(rows) = elements([batch, output[0], output[1]]) else {
+            panic!(
+                "a result of {batch} times [{}, {}] is too large",
+                output[0], output[1]
+            )
+        };
         let padding_code = zero_point as i8;
         Self {
             shape,
@@ -47,6 +61,7 @@ impl<'a> Patches<'a> {
             input,
             output,
             padding_code,
+            rows,
             first_channel: 0,
         }
     }
@@ -59,9 +74,9 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Rows: one per element of the result and channel.
+    /// Rows: one per pixel of the result.
     pub fn rows(&self) -> usize {
-        self.images.batch * self.output[0] * self.output[1]
+        self.rows
     }
 
     /// Image, and the corner of the window in it: before padding is taken off, so never negative.

@@ -1,6 +1,7 @@
 //! The definition of the integer convolution.
 
 use super::{Conv2dShape, Images};
+use crate::elements;
 
 /// Convolves exactly, channels last.
 ///
@@ -21,7 +22,8 @@ use super::{Conv2dShape, Images};
 ///
 /// # Panics
 ///
-/// If a slice does not have its shape, or the window does not fit.
+/// If a slice does not have its shape (or a `usize` cannot count it), the shape contradicts itself or has no channels, or
+/// the window does not fit.
 #[track_caller]
 pub fn conv2d_i8_scalar(
     shape: Conv2dShape,
@@ -47,14 +49,18 @@ pub fn conv2d_i8_scalar(
     let outputs = shape.out_channels / shape.groups;
     let [kernel_height, kernel_width] = shape.kernel;
     assert_eq!(
-        input.len(),
-        batch * height * width * shape.in_channels,
+        Some(input.len()),
+        elements([batch, height, width, shape.in_channels]),
         "input"
     );
-    assert_eq!(weights.len(), shape.out_channels * shape.taps(), "weights");
     assert_eq!(
-        out.len(),
-        batch * out_height * out_width * shape.out_channels,
+        Some(weights.len()),
+        elements([shape.out_channels, shape.taps()]),
+        "weights"
+    );
+    assert_eq!(
+        Some(out.len()),
+        elements([batch, out_height, out_width, shape.out_channels]),
         "out"
     );
     for (index, out) in out.iter_mut().enumerate() {

@@ -4,7 +4,7 @@ use super::scalar::conv2d_i8_scalar;
 use super::*;
 use crate::gemm_i8::kernels;
 use crate::gemm_i8::scalar::{requantize, scale};
-use crate::testing::{Random, pool};
+use crate::testing::{Random, assert_refused, pool};
 
 fn assert_kernels_agree(shape: Conv2dShape, images: Images, random: &mut Random) {
     let Images {
@@ -226,4 +226,130 @@ fn a_window_that_does_not_fit_is_refused() {
         0,
         &mut [],
     );
+}
+
+fn images(batch: usize, height: usize, width: usize) -> Images {
+    Images {
+        batch,
+        height,
+        width,
+    }
+}
+
+/// The convolution, and its definition, of empty slices.
+fn assert_empty_slices_are_refused(
+    shape: Conv2dShape,
+    weights: &[i8],
+    images: Images,
+    [message, by_definition]: [&str; 2],
+) {
+    for &kernel in kernels() {
+        let packed = PackedConv2d::with_kernel(kernel, shape, weights);
+        assert_refused(message, || packed.product(images, &[], 0, &mut []));
+    }
+    assert_refused(by_definition, || {
+        conv2d_i8_scalar(shape, images, &[], 0, weights, &mut []);
+    });
+}
+
+#[test]
+fn images_whose_elements_wrap_are_refused() {
+    let message = ["input must be", "input"];
+    for (in_channels, groups) in [(1, 1), (4, 1), (2, 2)] {
+        let shape = Conv2dShape {
+            groups,
+            ..square(in_channels, 2, 1)
+        };
+        let weights = vec![1; 2 * shape.taps()];
+        // 2⁶⁴ elements, and 2⁶⁴ before the channels are counted.
+        let sizes = images(1 << 32, 1 << 16, (1 << 16) / in_channels);
+        assert_empty_slices_are_refused(shape, &weights, sizes, message);
+        let sizes = images(1 << 32, 1 << 16, 1 << 16);
+        assert_empty_slices_are_refused(shape, &weights, sizes, message);
+    }
+}
+
+#[test]
+fn results_whose_elements_wrap_are_refused() {
+    // No column of the image: each of its results sees padding only, and the input is empty for any batch.
+    let shape = Conv2dShape {
+        padding: [0, 8],
+        ..square(1, 16, 1)
+    };
+    let rows = [
+        "a result of 1152921504606846976 times [1, 16] is too large",
+        "out",
+    ];
+    assert_empty_slices_are_refused(shape, &[1; 16], images(1 << 60, 1, 0), rows);
+    // 2⁶⁰ rows, times 16 channels.
+    let out = ["out must be [1152921504606846976, 16]", "out"];
+    assert_empty_slices_are_refused(shape, &[1; 16], images(1 << 56, 1, 0), out);
+    let depthwise = Conv2dShape {
+        groups: 16,
+        ..square(16, 16, 1)
+    };
+    let depthwise = Conv2dShape {
+        padding: [0, 8],
+        ..depthwise
+    };
+    assert_empty_slices_are_refused(depthwise, &[1; 16], images(1 << 56, 1, 0), out);
+}
+
+#[test]
+fn weights_whose_number_wraps_are_refused() {
+    let window = |kernel, out_channels| Conv2dShape {
+        kernel,
+        ..square(1, out_channels, 1)
+    };
+    let taps = window([1 << 32, 1 << 32], 1);
+    assert_refused("has too many taps", || _ = taps.taps());
+    for (shape, message) in [
+        (taps, "has too many taps"),
+        (window([1 << 4, 1], 1 << 60), "weights"),
+    ] {
+        for &kernel in kernels() {
+            assert_refused(message, || {
+                PackedConv2d::with_kernel(kernel, shape, &[]);
+            });
+        }
+        assert_refused(message, || {
+            conv2d_i8_scalar(shape, images(0, 1 << 40, 1 << 40), &[], 0, &[], &mut []);
+        });
+    }
+}
+
+#[test]
+fn a_padded_image_too_large_to_count_has_no_output_size() {
+    for padding in [usize::MAX, usize::MAX / 2 + 1, usize::MAX / 2] {
+        let shape = Conv2dShape {
+            padding: [0, padding],
+            ..square(1, 1, 1)
+        };
+        assert_eq!(shape.output_size([2, 2]), None, "padding {padding}");
+    }
+    let whole = Conv2dShape {
+        kernel: [0, 1],
+        ..square(1, 1, 1)
+    };
+    assert_eq!(whole.output_size([usize::MAX, 1]), None);
+    assert_eq!(
+        square(1, 1, 1).output_size([usize::MAX, 1]),
+        Some([usize::MAX, 1])
+    );
+}
+
+#[test]
+fn a_convolution_without_channels_is_refused() {
+    for (in_channels, out_channels) in [(0, 1), (1, 0), (0, 0)] {
+        let shape = square(in_channels, out_channels, 1);
+        let message = format!(
+            "a convolution of {in_channels} to {out_channels} channels has nothing to compute"
+        );
+        assert_refused(&message, || {
+            PackedConv2d::new(shape, &[]);
+        });
+        assert_refused(&message, || {
+            conv2d_i8_scalar(shape, images(1 << 40, 1, 1), &[], 0, &[], &mut []);
+        });
+    }
 }

@@ -26,6 +26,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Checked: a stride that is wrong for a single row is multiplied by 0, any other leaves the slice.
     #[inline(always)]
     fn row(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..self.k]

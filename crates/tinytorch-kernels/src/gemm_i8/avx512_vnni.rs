@@ -132,14 +132,16 @@ fn sums<const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
     let stride = 4 * width;
     assert!(groups == 0 || (groups - 1) * stride + VECTORS * 64 <= weights.len());
     let mut sums = [[[_mm512_setzero_si512(); VECTORS]; ROWS]; UNROLL];
-    let (activations, _) = activations.as_chunks::<ROWS>();
+    let (activations, rest) = activations.as_chunks::<ROWS>();
+    assert!(activations.len() == groups.div_ceil(BLOCK) && rest.is_empty());
     for (block, rows) in activations.iter().enumerate() {
         let first = block * BLOCK;
         let len = BLOCK.min(groups - first);
         let step = |sums: &mut [[__m512i; VECTORS]; ROWS], p: usize| {
             let mut columns = [_mm512_setzero_si512(); VECTORS];
             for (vector, columns) in columns.iter_mut().enumerate() {
-                // SAFETY: `first + p < groups`, and the assertion above covers every group's vectors.
+                // SAFETY: `first + p < groups`: there are as many blocks as the groups fill, as asserted, and `p` is
+                // below `len`. The first assertion covers the vectors of every group.
                 *columns = unsafe {
                     let group = weights.as_ptr().add((first + p) * stride + vector * 64);
                     _mm512_loadu_si512(group.cast())

@@ -120,6 +120,7 @@ impl<'a, T> BlockMut<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::assert_refused;
 
     #[test]
     fn divided_blocks_cover_every_element_once() {
@@ -141,6 +142,21 @@ mod tests {
             data,
             [row_above, row_above, row_below, row_below, row_below].concat()
         );
+    }
+
+    #[test]
+    fn a_block_whose_size_wraps_is_refused() {
+        // 2⁴⁴ rows 2²⁰ apart: 2⁶⁴ elements.
+        assert_refused("do not fit 0 elements", || {
+            BlockMut::<i32>::new(&mut [], 1 << 44, 0, 1 << 20, 1 << 20);
+        });
+        // The last row begins inside, and ends there only if its end wraps.
+        assert_refused("do not fit 4 elements", || {
+            BlockMut::new(&mut [0; 4], 2, 0, usize::MAX, 2);
+        });
+        assert_refused("overlap", || {
+            BlockMut::new(&mut [0; 4], 2, 0, 3, 1);
+        });
     }
 
     #[test]

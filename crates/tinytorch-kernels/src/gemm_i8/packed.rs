@@ -7,6 +7,7 @@ use super::block::BlockMut;
 use super::ending::{Ending, Requantize, Scale};
 use super::lines::Lines;
 use super::{GemmI8, MAX_K, Task, chosen};
+use crate::elements;
 
 /// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
 const PARALLEL_THRESHOLD: usize = 1 << 21;
@@ -43,7 +44,7 @@ impl PackedWeights {
         assert!(k <= MAX_K, "k = {k} may overflow i32; the limit is {MAX_K}");
         assert_eq!(
             Some(weights.len()),
-            n.checked_mul(k),
+            elements([n, k]),
             "weights must be [n, k] = [{n}, {k}]"
         );
         let sum = |j| {
@@ -190,7 +191,7 @@ impl PackedWeights {
         let n = self.n;
         assert_eq!(
             Some(out.len()),
-            m.checked_mul(n),
+            elements([m, n]),
             "the output must be [m, n] = [{m}, {n}]"
         );
         BlockMut::new(out, m, 0, n, n)
@@ -201,7 +202,7 @@ impl PackedWeights {
         let k = self.k;
         assert_eq!(
             Some(data.len()),
-            m.checked_mul(k),
+            elements([m, k]),
             "a must be [m, k] = [{m}, {k}]"
         );
         Matrix { data, k }

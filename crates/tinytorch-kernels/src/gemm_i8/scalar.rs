@@ -4,7 +4,7 @@ use super::activations::SLACK;
 use super::ending::{Codes, Ending};
 use super::lines::Lines;
 use super::{GemmI8, MAX_K, Task};
-use crate::Dims;
+use crate::{Dims, elements};
 
 /// Multiplies two `i8` matrices exactly.
 ///
@@ -26,9 +26,10 @@ use crate::Dims;
 #[track_caller]
 pub fn gemm_i8_scalar(dims: Dims, a: &[i8], a_zero_point: i32, b: &[i8], c: &mut [i32]) {
     let Dims { m, n, k } = dims;
-    assert_eq!(a.len(), m * k, "a must be [m, k]");
-    assert_eq!(b.len(), n * k, "b must be [n, k]");
-    assert_eq!(c.len(), m * n, "c must be [m, n]");
+    let has_shape = |len, [rows, columns]: [usize; 2]| elements([rows, columns]) == Some(len);
+    assert!(has_shape(a.len(), [m, k]), "a must be [m, k] = [{m}, {k}]");
+    assert!(has_shape(b.len(), [n, k]), "b must be [n, k] = [{n}, {k}]");
+    assert!(has_shape(c.len(), [m, n]), "c must be [m, n] = [{m}, {n}]");
     assert!(k <= MAX_K, "k = {k} may overflow i32; the limit is {MAX_K}");
     assert!(
         (-128..=127).contains(&a_zero_point),

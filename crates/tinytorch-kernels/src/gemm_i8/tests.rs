@@ -3,7 +3,7 @@
 use super::scalar::{gemm_i8_scalar, requantize, scale};
 use super::*;
 use crate::Dims;
-use crate::testing::{Random, pool};
+use crate::testing::{Random, assert_refused, pool};
 
 /// One product with all three endings, by the definitions and by every kernel.
 fn assert_kernels_agree(
@@ -240,4 +240,51 @@ fn a_bias_that_could_overflow_is_refused() {
         max: 127,
     };
     packed.requantized(1, &[1, 1], 0, &ending, &mut [0]);
+}
+
+/// Sizes whose product is 2⁶⁴, which wraps to the length of an empty slice.
+const WRAPPING: [usize; 2] = [1 << 44, 1 << 20];
+
+#[test]
+fn lengths_that_wrap_are_refused_by_every_entry() {
+    let [m, n] = WRAPPING;
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, n, 0, &[]);
+        let (multipliers, scales) = (vec![1.0; n], vec![1.0; n]);
+        let requantize_by = Requantize {
+            bias: &[],
+            multipliers: &multipliers,
+            zero_point: 0,
+            min: -128,
+            max: 127,
+        };
+        let scale_by = Scale {
+            scales: &scales,
+            bias: &[],
+            relu: false,
+        };
+        let output = "the output must be [m, n] = [17592186044416, 1048576]";
+        assert_refused(output, || packed.product(m, &[], 0, &mut []));
+        assert_refused(output, || {
+            packed.requantized(m, &[], 0, &requantize_by, &mut []);
+        });
+        assert_refused(output, || packed.scaled(m, &[], 0, &scale_by, &mut []));
+        assert_refused("weights must be [n, k]", || {
+            PackedWeights::with_kernel(kernel, 1 << 60, 1 << 4, &[]);
+        });
+        // The columns of the result cannot make up for rows of the left matrix that wrap.
+        let packed = PackedWeights::with_kernel(kernel, 0, 1 << 4, &[]);
+        assert_refused("a must be [m, k]", || {
+            packed.product(1 << 60, &[], 0, &mut []);
+        });
+    }
+}
+
+#[test]
+fn lengths_that_wrap_are_refused_by_the_definition() {
+    let [large, small] = WRAPPING;
+    let run = |[m, n, k]: [usize; 3]| gemm_i8_scalar(Dims { m, n, k }, &[], 0, &[], &mut []);
+    assert_refused("a must be [m, k]", || run([large, 0, small]));
+    assert_refused("b must be [n, k]", || run([0, large, small]));
+    assert_refused("c must be [m, n]", || run([large, small, 0]));
 }
