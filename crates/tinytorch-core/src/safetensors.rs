@@ -1,8 +1,8 @@
 //! Weights in files: the safetensors format, read with suspicion and written atomically.
 //!
 //! Any tool that reads safetensors reads these files. In their metadata stands, beside what a checkpoint adds,
-//! a CRC-32 of each tensor, because the format itself does not notice a changed byte among the numbers.
-//! Files of others have no checksums and are read without.
+//! a CRC-32 of each tensor, of its type, shape and bytes, because the format itself does not notice a changed byte among
+//! the numbers, or a shape of equal size. Files of others have no checksums and are read without.
 //!
 //! Source: the safetensors format, <https://huggingface.co/docs/safetensors>.
 
@@ -21,6 +21,9 @@ use crate::{Result, Tensor};
 
 /// The key of our metadata. One key, because their order in a file is not fixed and a file's bytes should be.
 const METADATA_KEY: &str = "tinytorch";
+
+/// The version of our metadata that is written.
+const VERSION: u32 = 2;
 
 /// Why weights cannot be saved or loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +49,7 @@ pub enum WeightsError {
         /// What does not hold.
         reason: String,
     },
-    /// The numbers of a tensor are not those that were saved.
+    /// A tensor is not the one that was saved.
     #[error("`{name}` in {} is damaged: its checksum is {got:#010x}, not {expected:#010x}", path.display())]
     DamagedTensor {
         /// The file.
@@ -55,7 +58,7 @@ pub enum WeightsError {
         name: String,
         /// The CRC-32 that was saved with it.
         expected: u32,
-        /// The CRC-32 of its bytes.
+        /// The CRC-32 of its type, shape and bytes.
         got: u32,
     },
     /// The model has a tensor that the file has not.
@@ -117,6 +120,9 @@ pub struct TensorFile {
 
 #[derive(Serialize, Deserialize)]
 struct OwnMetadata {
+    /// What the checksums are of; see [`checksum`]. The first files did not say.
+    #[serde(default = "first_version")]
+    version: u32,
     crc32: BTreeMap<String, u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<Note>,
@@ -239,9 +245,10 @@ fn serialize(
         }
     }
     let metadata = OwnMetadata {
+        version: VERSION,
         crc32: contents
             .iter()
-            .map(|(name, (_, bytes))| ((*name).into(), crc32(bytes)))
+            .map(|(name, (shape, bytes))| ((*name).into(), checksum(Dtype::F32, shape, bytes)))
             .collect(),
         note: note.map(|text| Note {
             crc32: crc32(text.as_bytes()),
@@ -301,6 +308,11 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<TensorFile, WeightsError> 
     };
 
     if let Some(own) = &own {
+        let version = own.version;
+        if !(first_version()..=VERSION).contains(&version) {
+            let reason = format!("its metadata has version {version}, not {VERSION} or below");
+            return Err(damaged(reason));
+        }
         let mut names = file.names();
         names.sort_unstable();
         if !own.crc32.keys().eq(names) {
@@ -317,7 +329,10 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<TensorFile, WeightsError> 
                 got: view.dtype().to_string(),
             });
         }
-        let got = crc32(view.data());
+        let got = match &own {
+            Some(own) if own.version == first_version() => crc32(view.data()),
+            _ => checksum(view.dtype(), view.shape(), view.data()),
+        };
         let saved = own.as_ref().and_then(|own| own.crc32.get(name));
         if let Some(&expected) = saved.filter(|&&saved| saved != got) {
             return Err(WeightsError::DamagedTensor {
@@ -346,6 +361,22 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<TensorFile, WeightsError> 
         tensors,
         note: note.map(|note| note.text),
     })
+}
+
+/// Covers type, number of axes, their lengths, and the bytes. In version 1 it was the bytes alone.
+fn checksum(dtype: Dtype, shape: &[usize], bytes: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(dtype.to_string().as_bytes());
+    crc.update(&(shape.len() as u64).to_le_bytes());
+    for &length in shape {
+        crc.update(&(length as u64).to_le_bytes());
+    }
+    crc.update(bytes);
+    crc.sum()
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -217,6 +217,63 @@ fn a_changed_number_is_told_with_its_tensor() {
     );
 }
 
+/// Replaces a text in the header of a file by one of the same length.
+fn replace_in_header(path: &Path, old: &str, new: &str) {
+    assert_eq!(old.len(), new.len());
+    let mut bytes = fs::read(path).unwrap();
+    let windows = &mut bytes.windows(old.len());
+    let at = windows.position(|window| window == old.as_bytes()).unwrap();
+    bytes[at..][..new.len()].copy_from_slice(new.as_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_changed_shape_of_the_same_size_is_told_without_a_model() {
+    let saved = saved();
+    replace_in_header(&saved.path, r#""shape":[3,8]"#, r#""shape":[8,3]"#);
+    let error = read_tensors(&saved.path).unwrap_err();
+    assert!(
+        matches!(&error, WeightsError::DamagedTensor { path, name, .. }
+            if *path == saved.path && name == "2.weight"),
+        "{error}"
+    );
+}
+
+#[test]
+fn checksums_of_bytes_alone_as_the_first_files_had_them_are_checked() -> Result<()> {
+    let saved = saved();
+    let values = [1.0_f32, -2.0, 0.5];
+    let mut bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes);
+    let write = |version: &str, bytes: &[u8]| {
+        let own = format!(r#"{{{version}"crc32":{{"a":{}}}}}"#, crc.sum());
+        let metadata = Some([("tinytorch".to_string(), own)].into());
+        let view = TensorView::new(Dtype::F32, vec![3], bytes).unwrap();
+        let file = safetensors::serialize([("a", view)], metadata).unwrap();
+        fs::write(&saved.path, file).unwrap();
+    };
+    write("", &bytes);
+    assert_eq!(read_tensors(&saved.path)?.tensors["a"].to_vec(), values);
+    write(r#""version":2,"#, &bytes);
+    let error = read_tensors(&saved.path).unwrap_err();
+    assert!(
+        matches!(error, WeightsError::DamagedTensor { .. }),
+        "{error}"
+    );
+    write(r#""version":3,"#, &bytes);
+    let error = read_tensors(&saved.path).unwrap_err();
+    assert!(error.to_string().contains("version 3"), "{error}");
+    bytes[4] ^= 1;
+    write("", &bytes);
+    let error = read_tensors(&saved.path).unwrap_err();
+    assert!(
+        matches!(error, WeightsError::DamagedTensor { .. }),
+        "{error}"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_file_cut_anywhere_is_refused() {
     let saved = saved();

@@ -2,7 +2,8 @@
 //!
 //! Any tool that reads safetensors finds the codes as I8, the biases as I32 and the scales as F32, under the dotted names
 //! of the layers: `features.0.weight`, `features.0.bias`, `features.0.scale`. The description says how they belong together, and
-//! has a version. A checksum covers it and all tensors, because the format itself does not notice a changed byte.
+//! has a version. It has a checksum, and so has every tensor, for its type and shape as well as its bytes, because the
+//! format itself does not notice a change. A tensor that the description does not ask for is refused.
 //!
 //! Source: the safetensors format, <https://huggingface.co/docs/safetensors>.
 
@@ -13,16 +14,16 @@ use std::path::{Path, PathBuf};
 use flate2::Crc;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::framework::write_atomically;
 use crate::qmodel::QModel;
 use crate::record::{self, Description, VERSION};
 
-/// The key of the description in the metadata.
+/// The key of our metadata. One key, because the order of several in the header is not fixed, and a file's bytes should
+/// be.
 const DESCRIPTION: &str = "tinytorch-quantized";
-/// The key of the checksum in the metadata.
-const CHECKSUM: &str = "tinytorch-quantized-crc32";
 
 /// Why a quantized model cannot be saved or loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,9 +65,31 @@ pub enum FileError {
         /// The version that can be read.
         supported: u32,
     },
+    /// A tensor is not the one that was saved.
+    #[error("`{name}` in {} is damaged: its checksum is {got:#010x}, not {expected:#010x}", path.display())]
+    DamagedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The CRC-32 that was saved with it.
+        expected: u32,
+        /// The CRC-32 of its type, shape and bytes.
+        got: u32,
+    },
+    /// The file has a tensor that the model does not ask for.
+    #[error("{} has a tensor named `{name}`, which belongs to no layer", path.display())]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+        /// The name in the file.
+        name: String,
+    },
     /// A tensor is missing, or is not what the description says.
-    #[error("tensor `{name}`: expected {expected}, got {got}")]
+    #[error("`{name}` in {}: expected {expected}, got {got}", path.display())]
     Tensor {
+        /// The file.
+        path: PathBuf,
         /// Its name.
         name: String,
         /// Type and shape that the description asks for.
@@ -75,13 +98,27 @@ pub enum FileError {
         got: String,
     },
     /// The model has a layer that a file cannot hold.
-    #[error("layer `{name}` cannot be saved: {reason}")]
+    #[error("layer `{name}` cannot be saved to {}: {reason}", path.display())]
     Layer {
+        /// The file that was to be written.
+        path: PathBuf,
         /// Its dotted name.
         name: String,
         /// Why not.
         reason: String,
     },
+}
+
+/// What stands in the metadata.
+#[derive(Serialize, Deserialize)]
+struct OwnMetadata {
+    /// The [`Description`], as the text that the checksum is of.
+    layers: String,
+    #[serde(default)]
+    layers_crc32: u32,
+    /// Of each tensor.
+    #[serde(default)]
+    crc32: BTreeMap<String, u32>,
 }
 
 /// The numbers of one tensor as they stand in a file.
@@ -90,6 +127,20 @@ pub(crate) struct RawTensor {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: Vec<u8>,
+}
+
+impl RawTensor {
+    /// Covers type, number of axes, their lengths, and the bytes.
+    fn checksum(&self) -> u32 {
+        let mut crc = Crc::new();
+        crc.update(self.dtype.to_string().as_bytes());
+        crc.update(&(self.shape.len() as u64).to_le_bytes());
+        for &length in &self.shape {
+            crc.update(&(length as u64).to_le_bytes());
+        }
+        crc.update(&self.bytes);
+        crc.sum()
+    }
 }
 
 impl QModel {
@@ -103,7 +154,7 @@ impl QModel {
     /// before is then unchanged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<u64> {
         let path = path.as_ref();
-        let (description, tensors) = record::describe(self)?;
+        let (description, tensors) = record::describe(self, path)?;
         let refused = |reason: String| FileError::Io {
             action: "write",
             path: path.to_path_buf(),
@@ -111,9 +162,13 @@ impl QModel {
             reason,
         };
         let text = serde_json::to_string(&description).map_err(|e| refused(e.to_string()))?;
-        let checksum = checksum(&text, tensors.iter().map(|(name, t)| (&**name, &*t.bytes)));
-        // One key, because the order of several in the header is not fixed, and a file's bytes should be.
-        let own = serde_json::json!({ CHECKSUM: checksum, "layers": text }).to_string();
+        let checksums = tensors.iter().map(|(name, t)| (name.clone(), t.checksum()));
+        let own = OwnMetadata {
+            layers_crc32: text_checksum(&text),
+            layers: text,
+            crc32: checksums.collect(),
+        };
+        let own = serde_json::to_string(&own).map_err(|e| refused(e.to_string()))?;
         let metadata = HashMap::from([(DESCRIPTION.to_owned(), own)]);
         let mut views = Vec::with_capacity(tensors.len());
         for (name, tensor) in &tensors {
@@ -131,8 +186,8 @@ impl QModel {
     ///
     /// # Errors
     ///
-    /// - [`FileError::Io`], [`FileError::Damaged`], [`FileError::Foreign`], [`FileError::Version`],
-    ///   [`FileError::Tensor`].
+    /// - [`FileError::Io`], [`FileError::Damaged`], [`FileError::DamagedTensor`], [`FileError::Foreign`],
+    ///   [`FileError::Version`], [`FileError::Tensor`], [`FileError::Unexpected`].
     /// - What [`QModel::new`] and the layers refuse.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -148,24 +203,10 @@ impl QModel {
         let own = own.ok_or_else(|| FileError::Foreign {
             path: path.to_path_buf(),
         })?;
-        let own: serde_json::Value =
+        let own: OwnMetadata =
             serde_json::from_str(own).map_err(|e| damaged(format!("{DESCRIPTION}: {e}")))?;
-        let text = own["layers"].as_str().unwrap_or_default();
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let tensor = RawTensor {
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                bytes: view.data().to_vec(),
-            };
-            tensors.insert(name.to_owned(), tensor);
-        }
-        let got = checksum(text, tensors.iter().map(|(name, t)| (&**name, &*t.bytes)));
-        if own[CHECKSUM].as_u64() != Some(got.into()) {
-            return Err(damaged("its checksum is wrong".to_owned()).into());
-        }
         // The version first: what follows it may look different in another one.
-        let version = serde_json::from_str::<record::Version>(text);
+        let version = serde_json::from_str::<record::Version>(&own.layers);
         let version = version.map_err(|e| damaged(e.to_string()))?.version;
         if version != VERSION {
             return Err(FileError::Version {
@@ -175,9 +216,46 @@ impl QModel {
             }
             .into());
         }
+        if text_checksum(&own.layers) != own.layers_crc32 {
+            return Err(damaged("the checksum of its description is wrong".to_owned()).into());
+        }
         let description: Description =
-            serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
-        record::rebuild(description, &tensors)
+            serde_json::from_str(&own.layers).map_err(|e| damaged(e.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let tensor = RawTensor {
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                bytes: view.data().to_vec(),
+            };
+            let got = tensor.checksum();
+            match own.crc32.get(name) {
+                Some(&expected) if expected == got => {}
+                Some(&expected) => {
+                    return Err(FileError::DamagedTensor {
+                        path: path.to_path_buf(),
+                        name: name.to_owned(),
+                        expected,
+                        got,
+                    }
+                    .into());
+                }
+                None => return Err(unexpected(path, name.to_owned()).into()),
+            }
+            tensors.insert(name.to_owned(), tensor);
+        }
+        if let Some(name) = own.crc32.keys().find(|name| !tensors.contains_key(*name)) {
+            return Err(damaged(format!("`{name}` has a checksum, but is not there")).into());
+        }
+        record::rebuild(description, tensors, path)
+    }
+}
+
+/// A tensor that nobody asked for.
+pub(crate) fn unexpected(path: &Path, name: String) -> FileError {
+    FileError::Unexpected {
+        path: path.to_path_buf(),
+        name,
     }
 }
 
@@ -190,13 +268,8 @@ fn io_error(action: &'static str, path: &Path, error: &io::Error) -> FileError {
     }
 }
 
-/// Covers the description, and name and content of every tensor in the order of their names.
-fn checksum<'a>(text: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> u32 {
+fn text_checksum(text: &str) -> u32 {
     let mut crc = Crc::new();
     crc.update(text.as_bytes());
-    for (name, bytes) in tensors {
-        crc.update(name.as_bytes());
-        crc.update(bytes);
-    }
     crc.sum()
 }

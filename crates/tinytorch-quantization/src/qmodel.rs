@@ -25,7 +25,8 @@ impl QModel {
     /// # Errors
     ///
     /// - [`Error::Layer`] that names the layer whose input does not mean what the output of the one before it means.
-    /// - [`Error::BadQParams`] if the input's parameters cannot be used.
+    /// - [`Error::BadQParams`] if the input's parameters cannot be used; in an [`Error::Layer`] if those of a layer's
+    ///   output cannot.
     /// - [`Error::Kernel`] if the environment asks for a kernel that there is not.
     pub fn new(input: QParams, layers: Vec<(String, QLayer)>) -> Result<Self> {
         input.check(CodeRange::INT8)?;
@@ -48,6 +49,9 @@ impl QModel {
                 return Err(error.in_layer(&name));
             }
             current = layer.output(current);
+            // Those of a layer in `f32` came from the caller or a file, and nobody has looked at them yet.
+            let usable = current.check(CodeRange::INT8);
+            usable.map_err(|error| error.in_layer(&name))?;
             let step = match &layer {
                 QLayer::Linear(layer) => {
                     let step = PackedLinear::new(layer, channels);
@@ -238,9 +242,10 @@ impl Flow {
             max,
         };
         let mut codes = vec![0; values.len()];
-        quantize_f32_i8(values.as_slice().unwrap_or_default(), by, &mut codes).map_err(|bad| {
-            // The kernel only reports values that are not finite.
-            Error::not_finite(bad.value, bad.index, None).unwrap_or(Error::EmptyCalibration)
+        let values = values.as_slice().expect("the standard layout is a slice");
+        quantize_f32_i8(values, by, &mut codes).map_err(|bad| {
+            Error::not_finite(bad.value, bad.index, None)
+                .expect("the kernel reports only values that are not finite")
         })?;
         Ok(Codes {
             codes,

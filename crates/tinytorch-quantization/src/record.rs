@@ -1,6 +1,7 @@
 //! What a file says about a quantized model, beside its tensors.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::Dtype;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conv::QConv2d;
 use crate::error::Result;
-use crate::file::{FileError, RawTensor};
+use crate::file::{FileError, RawTensor, unexpected};
 use crate::framework::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d, Relu,
     Sigmoid, Softmax, Tanh,
@@ -21,7 +22,7 @@ use crate::qtensor::{Parameters, QTensor};
 use crate::scheme::{CodeRange, QParams};
 
 /// The version of the format that this library writes and reads.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) type Tensors = BTreeMap<String, RawTensor>;
 
@@ -164,8 +165,8 @@ impl From<PoolRecord> for Pool2dOptions {
     }
 }
 
-/// What stands in a file: the description and the tensors.
-pub(crate) fn describe(model: &QModel) -> Result<(Description, Tensors)> {
+/// What is to stand in the file at `path`: the description and the tensors.
+pub(crate) fn describe(model: &QModel, path: &Path) -> Result<(Description, Tensors)> {
     let mut tensors = Tensors::new();
     let mut layers = Vec::new();
     for (name, layer) in model.layers()? {
@@ -197,14 +198,18 @@ pub(crate) fn describe(model: &QModel) -> Result<(Description, Tensors)> {
                 LayerRecord::Float {
                     reason: float.reason.clone(),
                     output: float.output.into(),
-                    layer: float_record(&name, &*float.layer)?,
+                    layer: float_record(path, &name, &*float.layer)?,
                 }
             }
         };
         for (part, tensor) in own {
             if tensors.insert(format!("{name}.{part}"), tensor).is_some() {
-                let reason = "another layer has the same name".to_owned();
-                return Err(FileError::Layer { name, reason }.into());
+                return Err(FileError::Layer {
+                    path: path.to_path_buf(),
+                    name,
+                    reason: "another layer has the same name".to_owned(),
+                }
+                .into());
             }
         }
         layers.push((name, record));
@@ -217,15 +222,20 @@ pub(crate) fn describe(model: &QModel) -> Result<(Description, Tensors)> {
     Ok((description, tensors))
 }
 
-/// The model that a file describes.
-pub(crate) fn rebuild(description: Description, tensors: &Tensors) -> Result<QModel> {
+/// The model that the file at `path` describes, of exactly the tensors that are in it.
+pub(crate) fn rebuild(
+    description: Description,
+    mut tensors: Tensors,
+    path: &Path,
+) -> Result<QModel> {
     let first = QParams::from(description.input);
     let mut input = first;
     let mut layers = Vec::with_capacity(description.layers.len());
     for (name, record) in description.layers {
-        let source = Source {
+        let mut source = Source {
+            path,
             name: &name,
-            tensors,
+            tensors: &mut tensors,
         };
         let layer = match record {
             LayerRecord::Linear {
@@ -264,7 +274,13 @@ pub(crate) fn rebuild(description: Description, tensors: &Tensors) -> Result<QMo
         };
         let layer = layer.map_err(|error| error.in_layer(&name))?;
         input = layer.output(input);
+        // Here already, so that the layer at fault is named and not the one behind it.
+        let usable = input.check(CodeRange::INT8);
+        usable.map_err(|error| error.in_layer(&name))?;
         layers.push((name, layer));
+    }
+    if let Some(name) = tensors.into_keys().next() {
+        return Err(unexpected(path, name).into());
     }
     QModel::new(first, layers)
 }
@@ -318,7 +334,7 @@ fn reals(layer: &dyn Layer) -> Vec<(String, RawTensor)> {
     layer.named_tensors().into_iter().map(raw).collect()
 }
 
-fn float_record(name: &str, layer: &dyn Layer) -> Result<FloatRecord> {
+fn float_record(path: &Path, name: &str, layer: &dyn Layer) -> Result<FloatRecord> {
     let any = layer.as_any();
     Ok(if any.is::<Linear>() {
         FloatRecord::Linear
@@ -348,45 +364,46 @@ fn float_record(name: &str, layer: &dyn Layer) -> Result<FloatRecord> {
     } else if any.is::<LogSoftmax>() {
         FloatRecord::LogSoftmax
     } else {
-        let name = name.to_owned();
-        let reason = format!("a {} in f32 has no place in the format", layer.kind());
-        return Err(FileError::Layer { name, reason }.into());
+        return Err(FileError::Layer {
+            path: path.to_path_buf(),
+            name: name.to_owned(),
+            reason: format!("a {} in f32 has no place in the format", layer.kind()),
+        }
+        .into());
     })
 }
 
-/// The tensors of one layer.
+/// The tensors of one layer, each of which is taken once.
 struct Source<'a> {
+    path: &'a Path,
     name: &'a str,
-    tensors: &'a Tensors,
+    tensors: &'a mut Tensors,
 }
 
-impl<'a> Source<'a> {
-    fn optional(&self, part: &str) -> Option<&'a RawTensor> {
-        self.tensors.get(&format!("{}.{part}", self.name))
+impl Source<'_> {
+    fn full_name(&self, part: &str) -> String {
+        format!("{}.{part}", self.name)
     }
 
     fn refused(&self, part: &str, expected: &str, got: String) -> FileError {
         FileError::Tensor {
-            name: format!("{}.{part}", self.name),
+            path: self.path.to_path_buf(),
+            name: self.full_name(part),
             expected: expected.to_owned(),
             got,
         }
     }
 
-    fn tensor(&self, part: &str, dtype: Dtype) -> Result<&'a RawTensor> {
-        let tensor = self.optional(part).filter(|tensor| tensor.dtype == dtype);
-        tensor.ok_or_else(|| {
-            let got = self.optional(part).map(|tensor| tensor.dtype.to_string());
-            self.refused(
-                part,
-                &dtype.to_string(),
-                got.unwrap_or_else(|| "nothing".to_owned()),
-            )
-            .into()
-        })
+    fn tensor(&mut self, part: &str, dtype: Dtype) -> Result<RawTensor> {
+        let got = match self.tensors.remove(&self.full_name(part)) {
+            Some(tensor) if tensor.dtype == dtype => return Ok(tensor),
+            Some(tensor) => tensor.dtype.to_string(),
+            None => "nothing".to_owned(),
+        };
+        Err(self.refused(part, &dtype.to_string(), got).into())
     }
 
-    fn real(&self, part: &str) -> Result<Tensor> {
+    fn real(&mut self, part: &str) -> Result<Tensor> {
         let raw = self.tensor(part, Dtype::F32)?;
         Ok(Tensor::new(
             four_bytes(&raw.bytes, f32::from_le_bytes),
@@ -394,7 +411,13 @@ impl<'a> Source<'a> {
         )?)
     }
 
-    fn integers(&self, codes: [i32; 2]) -> Result<(QTensor, Vec<i32>)> {
+    /// The bias of a layer that may have none.
+    fn bias(&mut self) -> Result<Option<Tensor>> {
+        let there = self.tensors.contains_key(&self.full_name("bias"));
+        there.then(|| self.real("bias")).transpose()
+    }
+
+    fn integers(&mut self, codes: [i32; 2]) -> Result<(QTensor, Vec<i32>)> {
         let weight = self.tensor("weight", Dtype::I8)?;
         let scale = self.tensor("scale", Dtype::F32)?;
         let bias = self.tensor("bias", Dtype::I32)?;
@@ -422,19 +445,26 @@ impl<'a> Source<'a> {
         Ok((weight, four_bytes(&bias.bytes, i32::from_le_bytes)))
     }
 
-    fn float(&self, record: FloatRecord) -> Result<Arc<dyn Layer>> {
-        let bias = || self.optional("bias").map(|_| self.real("bias")).transpose();
+    fn float(&mut self, record: FloatRecord) -> Result<Arc<dyn Layer>> {
         Ok(match record {
-            FloatRecord::Linear => Arc::new(Linear::from_parts(self.real("weight")?, bias()?)?),
+            FloatRecord::Linear => {
+                Arc::new(Linear::from_parts(self.real("weight")?, self.bias()?)?)
+            }
             FloatRecord::Conv2d(options) => {
                 let options = options.into();
-                Arc::new(Conv2d::from_parts(self.real("weight")?, bias()?, options)?)
+                Arc::new(Conv2d::from_parts(
+                    self.real("weight")?,
+                    self.bias()?,
+                    options,
+                )?)
             }
             FloatRecord::BatchNorm2d {
                 eps_bits,
                 momentum_bits,
             } => {
-                let channels = self.real("weight")?.len();
+                let weight = self.tensors.get(&self.full_name("weight"));
+                // One that is missing is refused below.
+                let channels = weight.map_or(0, |weight| weight.shape.iter().product());
                 let (eps, momentum) = (f32::from_bits(eps_bits), f32::from_bits(momentum_bits));
                 let norm = BatchNorm2d::with(channels, eps, momentum);
                 for (part, tensor) in norm.named_tensors() {

@@ -1,9 +1,15 @@
 //! Quantized models in files: what is written comes back, and what is not ours or not whole is refused.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::Path;
 
+use flate2::Crc;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
 use tinytorch_core::Tensor;
 use tinytorch_core::nn::{
     BatchNorm2d, Conv2d, Conv2dConfig, Flatten, Gelu, Layer, Linear, MaxPool2d, Relu, Sequential,
@@ -155,5 +161,204 @@ fn a_layer_that_no_file_can_hold_is_named() {
         error.to_string().starts_with("layer `own` cannot be saved"),
         "{error}"
     );
+    assert!(
+        error.to_string().contains(&*path.to_string_lossy()),
+        "{error}"
+    );
     assert!(!path.exists());
+}
+
+/// What a file holds, to be altered: the description, its checksum and those of the tensors, and the tensors.
+struct Contents {
+    layers: Value,
+    layers_crc32: u32,
+    crc32: BTreeMap<String, u32>,
+    tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+const KEY: &str = "tinytorch-quantized";
+
+fn crc32(parts: &[&[u8]]) -> u32 {
+    let mut crc = Crc::new();
+    parts.iter().for_each(|part| crc.update(part));
+    crc.sum()
+}
+
+impl Contents {
+    fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).expect("it is there");
+        let file = SafeTensors::deserialize(&bytes).expect("a whole file");
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a whole file");
+        let own = &header.metadata().as_ref().expect("it has metadata")[KEY];
+        let own: Value = serde_json::from_str(own).expect("JSON");
+        let layers = own["layers"].as_str().expect("a text");
+        let tensors = file.iter().map(|(name, view)| {
+            let tensor = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+            (name.to_owned(), tensor)
+        });
+        Self {
+            layers: serde_json::from_str(layers).expect("JSON"),
+            layers_crc32: own["layers_crc32"].as_u64().expect("a number") as u32,
+            crc32: serde_json::from_value(own["crc32"].clone()).expect("numbers"),
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// Makes all checksums right, as somebody would who means to write such a file.
+    fn sign(&mut self) {
+        self.layers_crc32 = crc32(&[self.layers.to_string().as_bytes()]);
+        let of_tensor =
+            |(name, (dtype, shape, bytes)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
+                let (dtype, axes) = (dtype.to_string(), shape.len() as u64);
+                let lengths = shape.iter().map(|&length| length as u64);
+                let numbers = std::iter::once(axes).chain(lengths);
+                let numbers: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+                (name.clone(), crc32(&[dtype.as_bytes(), &numbers, bytes]))
+            };
+        self.crc32 = self.tensors.iter().map(of_tensor).collect();
+    }
+
+    fn write(&self, path: &Path) {
+        let own = json!({
+            "layers": self.layers.to_string(),
+            "layers_crc32": self.layers_crc32,
+            "crc32": self.crc32,
+        });
+        let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes);
+            (name, view.expect("as many bytes as the shape says"))
+        });
+        let metadata = HashMap::from([(KEY.to_owned(), own.to_string())]);
+        let bytes = safetensors::serialize(views, Some(metadata)).expect("a good header");
+        fs::write(path, bytes).expect("a place to write");
+    }
+}
+
+/// What loading a saved model says after `change`, if all checksums are made right again (`sign`), or are left.
+fn refusal(sign: bool, change: impl FnOnce(&mut Contents)) -> (FileError, std::path::PathBuf) {
+    match load_changed(sign, change) {
+        (Err(Error::File(error)), path) => (error, path),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+fn load_changed(
+    sign: bool,
+    change: impl FnOnce(&mut Contents),
+) -> (Result<QModel, Error>, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    let (model, x) = network();
+    quantized(&model, &x).save(&path).expect("a place to write");
+    let mut contents = Contents::read(&path);
+    if sign {
+        // The texts of a description may differ in the order of their keys; this one is signed anew anyway.
+        contents.sign();
+        contents.write(&path);
+        QModel::load(&path).expect("unchanged but for the order of keys");
+    }
+    change(&mut contents);
+    if sign {
+        contents.sign();
+    } else {
+        contents.layers_crc32 = crc32(&[contents.layers.to_string().as_bytes()]);
+    }
+    contents.write(&path);
+    (QModel::load(&path), path)
+}
+
+#[test]
+fn a_scale_of_zero_in_a_file_is_refused_with_its_layer() {
+    for (scale_bits, zero_point) in [(0, 0), (f32::NAN.to_bits(), 0), (1.0_f32.to_bits(), 200)] {
+        let (result, _) = load_changed(true, |contents| {
+            let layers = contents.layers["layers"].as_array_mut().expect("a list");
+            let float = layers.iter_mut().find(|layer| layer[1]["kind"] == "float");
+            let float = float.expect("a gelu stays in f32");
+            float[1]["output"] = json!({ "scale_bits": scale_bits, "zero_point": zero_point });
+        });
+        let error = result.expect_err("no codes can mean this");
+        assert!(
+            matches!(&error, Error::Layer { name, error }
+                if name == "4" && matches!(**error, Error::BadQParams { .. })),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn another_shape_or_type_of_the_same_bytes_is_told_with_its_tensor() {
+    let flipped = |name: &str, change: fn(&mut (Dtype, Vec<usize>, Vec<u8>))| {
+        let (error, at) = refusal(false, |contents| {
+            change(contents.tensors.get_mut(name).expect("it is there"));
+        });
+        assert!(
+            matches!(&error, FileError::DamagedTensor { path, name: damaged, .. }
+                if *path == at && damaged == name),
+            "{error}"
+        );
+    };
+    flipped("last.weight", |tensor| tensor.1.reverse());
+    flipped("last.weight", |tensor| tensor.1.push(1));
+    flipped("last.weight", |tensor| tensor.0 = Dtype::U8);
+    flipped("last.bias", |tensor| tensor.0 = Dtype::F32);
+    flipped("kept.weight", |tensor| tensor.1.swap(0, 1));
+    flipped("kept.weight", |tensor| tensor.2[5] ^= 1);
+}
+
+#[test]
+fn a_tensor_that_belongs_to_no_layer_is_refused_with_and_without_a_checksum() {
+    for sign in [false, true] {
+        // The second is of a layer that there is, but that has no such part.
+        for name in ["other.weight", "2.weight"] {
+            let (error, path) = refusal(sign, |contents| {
+                let extra = (Dtype::U8, vec![2], vec![1, 2]);
+                contents.tensors.insert(name.to_owned(), extra);
+            });
+            let name = name.to_owned();
+            assert_eq!(error, FileError::Unexpected { path, name });
+        }
+    }
+}
+
+#[test]
+fn a_tensor_that_is_missing_or_of_another_type_is_named() {
+    let (error, at) = refusal(false, |contents| {
+        contents.tensors.remove("last.scale");
+    });
+    assert!(
+        matches!(&error, FileError::Damaged { path, reason }
+            if *path == at && reason.contains("`last.scale`")),
+        "{error}"
+    );
+    let (error, path) = refusal(true, |contents| {
+        contents.tensors.remove("last.scale");
+    });
+    let expected = FileError::Tensor {
+        path,
+        name: "last.scale".to_owned(),
+        expected: "F32".to_owned(),
+        got: "nothing".to_owned(),
+    };
+    assert_eq!(error, expected);
+    let (error, path) = refusal(true, |contents| {
+        contents.tensors.get_mut("last.bias").expect("there").0 = Dtype::F32;
+    });
+    assert!(error.to_string().contains("`last.bias`"), "{error}");
+    assert!(
+        error.to_string().contains(&*path.to_string_lossy()),
+        "{error}"
+    );
+}
+
+#[test]
+fn another_version_of_the_format_is_told() {
+    for got in [1, 3] {
+        let (error, path) = refusal(true, |contents| contents.layers["version"] = json!(got));
+        let expected = FileError::Version {
+            path,
+            got,
+            supported: 2,
+        };
+        assert_eq!(error, expected);
+    }
 }

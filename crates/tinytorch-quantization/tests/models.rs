@@ -9,8 +9,8 @@ use tinytorch_core::nn::{
 };
 use tinytorch_core::{Pool2dOptions, Tensor};
 use tinytorch_quantization::{
-    Calibration, CodeRange, Error, Granularity, PrepareOptions, QModel, Scheme, calibrate, convert,
-    prepare,
+    Calibration, CodeRange, Error, FloatLayer, Granularity, PrepareOptions, QLayer, QModel,
+    QParams, Scheme, calibrate, convert, prepare,
 };
 
 type Rng = ChaCha8Rng;
@@ -199,6 +199,36 @@ fn a_batch_norm_alone_stays_in_float() {
     assert_eq!(model.in_float().count(), 1);
     let definition = model.forward_definition(&x).expect("fits").to_vec();
     assert_eq!(model.forward(&x).expect("fits").to_vec(), definition);
+}
+
+#[test]
+fn a_layer_whose_output_has_no_step_is_refused_by_name() {
+    let unit = QParams::symmetric(1.0);
+    let bad = |scale, zero_point| QParams { scale, zero_point };
+    for output in [
+        bad(0.0, 0),
+        bad(-1.0, 0),
+        bad(f32::NAN, 0),
+        bad(f32::INFINITY, 0),
+        bad(1.0, 128),
+        bad(1.0, -129),
+    ] {
+        let curve = QLayer::Float(FloatLayer {
+            layer: std::sync::Arc::new(Gelu),
+            reason: "no integer gelu".to_owned(),
+            output,
+        });
+        let layers = vec![
+            ("curve".to_owned(), curve),
+            ("relu".to_owned(), QLayer::Relu),
+        ];
+        let error = QModel::new(unit, layers).expect_err("no codes can mean this");
+        assert!(
+            matches!(&error, Error::Layer { name, error }
+                if name == "curve" && matches!(**error, Error::BadQParams { .. })),
+            "{output:?}: {error}"
+        );
+    }
 }
 
 #[test]
