@@ -30,7 +30,7 @@ use crate::scheme::{CodeRange, QParams};
 /// # Edge cases
 ///
 /// - A value that has a code already is not moved.
-/// - NaN stays NaN: training shall notice it.
+/// - NaN stays NaN. It comes here only in a direct call: `fake_quantize` on tensors refuses it first.
 #[must_use]
 pub fn fake_quantize_values(values: &[f32], qparams: QParams, codes: CodeRange) -> Vec<f32> {
     let QParams { scale, zero_point } = qparams;

@@ -29,7 +29,8 @@ pub const MAX_K_BOTH_ASYMMETRIC: usize = i32::MAX as usize / (255 * 255);
 /// ```
 ///
 /// The second line keeps the subtractions out of the inner loop. Its two single sums need one value for each row of
-/// `b` and of `a`, not one for each output; that is how fast kernels do it.
+/// `b` and of `a`, not one for each output; that is how fast kernels do it. Either line is right here: speed is not
+/// asked for.
 ///
 /// Source: gemmlowp, `doc/low-precision.md`, "Efficient handling of offsets".
 ///

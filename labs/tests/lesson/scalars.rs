@@ -30,7 +30,7 @@ pub fn asymmetric() -> String {
     let values = [-1.0, -0.5, 0.0, 0.3, 2.0, 2.5];
     let codes = quantize(&values, qparams, CodeRange::INT8).expect("the values are finite");
     let back = dequantize(&codes, qparams);
-    let mut table = Table::new(["value", "code", "reads back as", "error"]);
+    let mut table = Table::new(["value", "code", "reads back as", "value − that"]);
     for ((value, code), back) in values.iter().zip(&codes).zip(&back) {
         let error = value - back;
         table.row([

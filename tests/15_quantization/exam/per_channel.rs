@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[Check] = &[
         cases: |rng| {
             vec![
                 parameters_case(
-                    "the worked example",
+                    "small numbers, to check by hand",
                     &[2, 2],
                     0,
                     vec![0.01, -0.02, 1.27, 2.54],
@@ -112,7 +112,7 @@ pub(super) const CHECKS: &[Check] = &[
                 .shaped(&[2, 2])
                 .count("axis", 0);
             let example = Case::new(
-                "like the worked example, without ties",
+                "small numbers without ties, to check by hand",
                 with_codes(with_channel_qparams(values, &example), NARROW),
             );
             vec![
