@@ -38,13 +38,13 @@ pub enum Command {
     Test {
         /// Number, name or both: 15, quantization, 15_quantization.
         module: String,
-        /// Only this exercise: 15.3, 3 or the name of its function.
+        /// Only this exercise: 15.3, 3 or the name of its function; 15.3/check also shows that check first.
         exercise: Option<String>,
         /// Test again whenever a file of the module is saved; stop with Ctrl-C.
         #[arg(long)]
         watch: bool,
         /// Seconds a single check may take.
-        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 4)]
         time_limit: u64,
         /// Show every failed check, not only the first of each exercise.
         #[arg(long)]
@@ -76,7 +76,7 @@ pub enum Command {
         #[arg(long)]
         restore: bool,
         /// Seconds a single check may take.
-        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 4)]
         time_limit: u64,
     },
     /// Fresh exercises; your files are kept and `undo` brings them back.

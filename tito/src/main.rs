@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod compiler_words;
 mod dependencies;
+mod ending;
 mod exam;
 mod exported;
 mod failure;

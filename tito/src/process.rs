@@ -1,4 +1,9 @@
 //! Runs a program that may loop, crash, print without end or eat all memory, and comes back in time.
+//!
+//! On Linux the program gets a process group of its own, which is killed as a whole, with whatever it started, unless that left the group. A
+//! group of its own does not hear Ctrl-C, so the kernel also limits its processor time: a loop ends even if we are gone; only a program that
+//! sleeps may outlive us. Memory is limited as well. Elsewhere there is no such limit to set on a child, so it stays in our group, where
+//! Ctrl-C reaches it, and only the program itself is killed: what it started goes on, and memory is not limited.
 
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -46,12 +51,12 @@ struct Buffer {
 /// If it cannot be started.
 pub fn run(command: &mut Command, input: Vec<u8>, limit: Duration) -> io::Result<Finished> {
     let deadline = Instant::now() + limit;
-    let mut child = command
+    let mut child = alone(command)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    limit_memory(&child);
+    limit_resources(&child, limit);
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read must not stop us; when it ends the pipe breaks and so does the thread.
         std::thread::spawn(move || {
@@ -79,7 +84,7 @@ fn wait(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            child.kill()?;
+            kill_all(child)?;
             child.wait()?;
             return Ok(None);
         }
@@ -90,7 +95,10 @@ fn wait(
                 pause = (pause * 2).min(Duration::from_millis(20));
             }
         }
-        if let Some(status) = child.try_wait()? {
+        if has_ended(child)? {
+            // Also what it left behind; before it is waited for, so that its id is still its own.
+            let _ = kill_all(child);
+            let status = child.wait()?;
             // What is still in the pipes belongs to the output; a grandchild may hold them open for ever.
             while closed.recv_timeout(Duration::from_millis(50)).is_ok() {}
             return Ok(Some(status));
@@ -140,22 +148,78 @@ fn captured(buffer: Option<Arc<Mutex<Buffer>>>) -> Captured {
     }
 }
 
-/// An endless `push` must end in this process, not in the machine's memory.
 #[cfg(target_os = "linux")]
-fn limit_memory(child: &Child) {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    let limit = Rlimit {
-        current: Some(MEMORY_BYTES),
-        maximum: Some(MEMORY_BYTES),
+fn alone(command: &mut Command) -> &mut Command {
+    std::os::unix::process::CommandExt::process_group(command, 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn alone(command: &mut Command) -> &mut Command {
+    command
+}
+
+#[cfg(target_os = "linux")]
+fn pid(child: &Child) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(child.id()).ok()?)
+}
+
+/// True if the program has ended. It is not waited for yet: until then nobody else gets its id.
+#[cfg(target_os = "linux")]
+fn has_ended(child: &Child) -> io::Result<bool> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let Some(pid) = pid(child) else {
+        return Ok(true);
     };
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // Where it is refused the time limit remains.
-        let _ = prlimit(Some(pid), Resource::Data, limit);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), options) {
+        Ok(status) => Ok(status.is_some()),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn limit_memory(_child: &Child) {}
+fn has_ended(child: &mut Child) -> io::Result<bool> {
+    Ok(child.try_wait()?.is_some())
+}
+
+/// Kills the program and what it started.
+#[cfg(target_os = "linux")]
+fn kill_all(child: &mut Child) -> io::Result<()> {
+    use rustix::process::{Signal, kill_process_group};
+    match pid(child).map(|group| kill_process_group(group, Signal::KILL)) {
+        Some(Ok(())) => Ok(()),
+        _ => child.kill(),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kill_all(child: &mut Child) -> io::Result<()> {
+    child.kill()
+}
+
+/// An endless `push` must end in this process, not in the machine's memory, and an endless loop also if we are stopped first.
+#[cfg(target_os = "linux")]
+fn limit_resources(child: &Child, limit: Duration) {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let seconds = limit.as_secs().saturating_add(1);
+    let limits = [
+        (Resource::Data, MEMORY_BYTES),
+        (Resource::Cpu, seconds.saturating_mul(threads as u64)),
+    ];
+    for (resource, most) in limits {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        // Where it is refused the time limit remains.
+        let _ = pid(child).map(|pid| prlimit(Some(pid), resource, limit));
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_resources(_child: &Child, _limit: Duration) {}
 
 #[cfg(all(test, unix))]
 mod tests {
@@ -185,6 +249,29 @@ mod tests {
         let done = shell("echo begun; exec sleep 60", "", 300);
         assert!(done.status.is_none());
         assert_eq!(done.stdout.text, "begun\n");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_a_program_started_is_stopped_with_it() {
+        let is_running = |pid: &str| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.is_ok_and(|status| !status.contains("State:\tZ"))
+        };
+        for script in [
+            "sleep 60 & echo $!; wait",
+            "sleep 60 & echo $!; exit 0",
+            "sh -c 'sleep 60 & echo $!; wait'",
+        ] {
+            let begun = Instant::now();
+            let done = shell(script, "", 300);
+            let grandchild = done.stdout.text.trim();
+            assert!(!grandchild.is_empty(), "{script}");
+            while is_running(grandchild) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(!is_running(grandchild), "{script}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 use tinytorch_exam::{Case, Named, Value};
 
+use crate::ending;
 use crate::exam::{Checked, Graded, Stopped};
 use crate::manifest::Exercise;
 use crate::process::Captured;
@@ -32,6 +33,8 @@ pub struct Report<'a> {
     pub graded: &'a [Graded<'a>],
     /// Show every failed check.
     pub all: bool,
+    /// The check to show first.
+    pub check: Option<&'a str>,
 }
 
 impl Report<'_> {
@@ -165,11 +168,15 @@ impl Report<'_> {
             .collect();
         // A check that only waits for another exercise teaches nothing; show one that does, if there is one.
         let mut order = failed.clone();
-        order.sort_by_key(|checked| checked.waits_for.is_some());
+        order.sort_by_key(|checked| {
+            let is_other = self.check != Some(checked.record.id.as_str());
+            (is_other, checked.waits_for.is_some())
+        });
         let shown = if self.all { order.len() } else { 1 };
         for checked in order.iter().take(shown) {
             self.failure(graded.exercise, checked);
         }
+        self.say_shortened(graded);
         let more = failed.len() - shown;
         if more > 0 {
             ui::say(paint(
@@ -180,6 +187,26 @@ impl Report<'_> {
                     ui::tito(),
                     self.module.manifest.number,
                     graded.exercise.id
+                ),
+            ));
+        }
+    }
+
+    /// After a check ran out of time the others of its exercise had less.
+    fn say_shortened(&self, graded: &Graded<'_>) {
+        let limits = graded
+            .checks
+            .iter()
+            .filter_map(|checked| match checked.stopped {
+                Some(Stopped::TimedOut(seconds)) => Some(seconds),
+                _ => None,
+            });
+        let longest = limits.clone().fold(0.0, f64::max);
+        if let Some(short) = limits.reduce(f64::min).filter(|short| *short < longest) {
+            ui::say(paint(
+                FAINT,
+                format!(
+                    "    after {longest} s without an answer the other checks had {short} s each"
                 ),
             ));
         }
@@ -202,7 +229,40 @@ impl Report<'_> {
                 field("with", &input);
             }
         }
-        match (&checked.stopped, &checked.verdict.difference) {
+        self.answer(checked);
+        if let Some(mistake) = checked.mistake() {
+            field(
+                "looks like",
+                &format!("your values are those of {}", mistake.title),
+            );
+            field("", &mistake.explanation);
+        }
+        field("why", ending::why(checked));
+        let place = self.place(exercise, &record.item);
+        ui::say(format!(
+            "      {:<11}{}  {}",
+            "look at",
+            paint(CODE, place),
+            record.item
+        ));
+        print_printed(&checked.printed);
+    }
+
+    /// What should have come, and what came.
+    fn answer(&self, checked: &Checked<'_>) {
+        let difference = checked.verdict.difference.as_ref();
+        if difference.is_none_or(|difference| difference.name == "outcome")
+            && let Some(expected) =
+                ending::expected(checked, |values| list(values.iter().map(named)))
+        {
+            field("expected", &expected);
+        }
+        match (&checked.stopped, difference) {
+            (_, Some(difference)) if difference.name == "outcome" => {
+                // A panic may be in a file of the library, which the module includes by a way up and down again.
+                let detour = format!("{}/../../", self.module.folder());
+                field("got", &difference.got.replace(&detour, ""));
+            }
             (_, Some(difference)) => {
                 let place = index(&difference.name, &difference.index, &difference.shape);
                 field("expected", &format!("{place} = {}", difference.expected));
@@ -219,25 +279,11 @@ impl Report<'_> {
                 "got",
                 &format!("no answer within {seconds} s: a loop that never ends?"),
             ),
-            (Some(Stopped::Died(how)), None) => field("got", &format!("no answer: {how}")),
+            (Some(Stopped::Died(how)), None) => {
+                field("got", &format!("no answer: {}", ending::cut(how)));
+            }
             (None, None) => field("got", "more answers than questions"),
         }
-        if let Some(mistake) = checked.mistake() {
-            field(
-                "looks like",
-                &format!("your values are those of {}", mistake.title),
-            );
-            field("", &mistake.explanation);
-        }
-        field("why", &record.why);
-        let place = self.place(exercise, &record.item);
-        ui::say(format!(
-            "      {:<11}{}  {}",
-            "look at",
-            paint(CODE, place),
-            record.item
-        ));
-        print_printed(&checked.printed);
     }
 
     fn print_next(&self) {
@@ -351,14 +397,19 @@ fn tried(checked: &Checked<'_>) -> String {
 
 /// The inputs of a case, long ones cut.
 fn inputs(case: &Case) -> String {
-    let inputs = case.inputs.iter().map(|named| {
-        let shape = match &named.shape {
-            Some(shape) => format!(" {shape:?}"),
-            None => String::new(),
-        };
-        format!("{}{shape} = {}", named.name, show(named))
-    });
-    inputs.collect::<Vec<_>>().join("; ")
+    list(case.inputs.iter().map(named))
+}
+
+fn list(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+fn named(named: &Named) -> String {
+    let shape = match &named.shape {
+        Some(shape) => format!(" {shape:?}"),
+        None => String::new(),
+    };
+    format!("{}{shape} = {}", named.name, show(named))
 }
 
 fn show(named: &Named) -> String {

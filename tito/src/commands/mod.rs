@@ -59,6 +59,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         } => {
             let wishes = test::Wishes {
                 exercise: exercise.as_deref(),
+                check: None,
                 watch,
                 time_limit,
                 all,

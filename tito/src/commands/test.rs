@@ -24,6 +24,8 @@ pub struct Wishes<'a> {
     pub exercise: Option<&'a str>,
     /// Again on every save.
     pub watch: bool,
+    /// The check of it to show first.
+    pub check: Option<&'a str>,
     /// Seconds a check may take.
     pub time_limit: u64,
     /// Show every failed check.
@@ -37,9 +39,21 @@ pub struct Wishes<'a> {
 /// Those of finding module and exercise, of the markers, and of the environment.
 pub fn run(context: &Context, module: &str, wishes: &Wishes<'_>) -> Result<Outcome> {
     let module = context.workspace.module(module)?;
-    let only = match wishes.exercise {
-        Some(typed) => Some(module.manifest.exercise(typed)?.clone()),
-        None => None,
+    let (only, check) = match wishes
+        .exercise
+        .map(|typed| typed.split_once('/').ok_or(typed))
+    {
+        Some(Ok((typed, name))) => {
+            let exercise = module.manifest.exercise(typed)?.clone();
+            let check = check(&module, &exercise, name)?;
+            (Some(exercise), Some(check))
+        }
+        Some(Err(typed)) => (Some(module.manifest.exercise(typed)?.clone()), None),
+        None => (None, None),
+    };
+    let wishes = &Wishes {
+        check: check.as_deref(),
+        ..*wishes
     };
     if !wishes.watch {
         return once(context, &module, only.as_ref(), wishes);
@@ -55,6 +69,25 @@ pub fn run(context: &Context, module: &str, wishes: &Wishes<'_>) -> Result<Outco
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+/// The whole name of a check of an exercise.
+fn check(module: &Module, exercise: &Exercise, name: &str) -> Result<String> {
+    let wanted = format!("{}/{name}", exercise.id);
+    let known: Vec<String> = exam::load(module)?
+        .checks
+        .into_iter()
+        .filter(|check| check.exercise == exercise.id)
+        .map(|check| check.id)
+        .collect();
+    if known.contains(&wanted) {
+        return Ok(wanted);
+    }
+    Err(
+        Failure::usage(format!("exercise {} has no check `{name}`", exercise.id))
+            .help(format!("its checks: {}", known.join(", ")))
+            .into(),
+    )
 }
 
 fn once(
@@ -87,11 +120,15 @@ fn once(
         standings: &standings,
         graded: &graded,
         all: wishes.all,
+        check: wishes.check,
     };
     if context.json {
         ui::print_json(&report.json());
     } else {
         report.print();
+        if let Some(check) = wishes.check {
+            say_check(check, &graded);
+        }
     }
     // The verdict does not depend on whether it can be remembered.
     if let Err(error) = kept {
@@ -107,6 +144,16 @@ fn once(
     } else {
         Outcome::WorkLeft
     })
+}
+
+/// A check is asked and counted with its exercise; here is how the one named did.
+fn say_check(check: &str, graded: &[exam::Graded<'_>]) {
+    let mut all = graded.iter().flat_map(|graded| &graded.checks);
+    let passed = all.any(|checked| checked.record.id == check && checked.verdict.passed);
+    let verb = if passed { "passed" } else { "failed" };
+    ui::say(format!(
+        "\n{check} {verb}; a check is tested with its whole exercise, which earns the points."
+    ));
 }
 
 /// The student's crate.

@@ -174,6 +174,10 @@ fn a_loop_that_never_ends_is_stopped_and_the_other_checks_go_on() {
 fn leaving_aborting_and_overflowing_are_failed_checks_and_nothing_more() {
     for (body, words) in [
         ("std::process::exit(0)", "the process left with exit code 0"),
+        (
+            "std::process::exit(0)",
+            "why        Your function must return: exit ends the whole program, tests included.",
+        ),
         ("std::process::abort()", "the process was killed"),
         (
             "fn down(n: u64) -> u64 { if n == 0 { 0 } else { 1 + down(std::hint::black_box(n + 1)) } } vec![down(1) as f32]",
@@ -185,6 +189,8 @@ fn leaving_aborting_and_overflowing_are_failed_checks_and_nothing_more() {
         ),
         ("panic!(\"it went wrong\")", "it went wrong"),
         ("vec![values[7]]", "index out of bounds"),
+        ("vec![values[7]]", "why        An index beyond the end"),
+        ("panic!(\"it went wrong\")", "expected   halves = ["),
     ] {
         let course = Course::new();
         course.half(body);
@@ -192,7 +198,80 @@ fn leaving_aborting_and_overflowing_are_failed_checks_and_nothing_more() {
         assert_eq!(code, 1, "{body}: {err}");
         assert!(out.contains(words), "{body}: {out}");
         assert!(out.contains("0 of 60"), "{body}: {out}");
+        assert!(!out.contains("outcome"), "{body}: {out}");
     }
+}
+
+#[test]
+fn after_a_time_out_the_other_checks_of_the_exercise_have_less_time() {
+    let course = Course::solved();
+    course.edit(
+        SUMS,
+        "        values\n            .iter()",
+        "        loop { std::hint::spin_loop(); if values.len() > 1000 { break } }\n        values\n            .iter()",
+    );
+    let begun = Instant::now();
+    let (code, out, _) = course.run(&["test", "1", "1.2", "--time-limit", "4", "--all"]);
+    assert_eq!(code, 1);
+    assert!(
+        out.contains("no answer within 4 s") && out.contains("Your function must return"),
+        "{out}"
+    );
+    // On a machine that asks all of them at once, none is later than the first.
+    if out.contains("no answer within 1 s") {
+        assert!(
+            out.contains("after 4 s without an answer the other checks had 1 s each"),
+            "{out}"
+        );
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "{out}");
+}
+
+#[test]
+fn a_flood_of_output_is_cut_line_by_line() {
+    let course = Course::new();
+    course.half("for _ in 0..99 { println!(\"{}\", \"x\".repeat(5000)); } vec![9.0]");
+    let (code, out, _) = course.run(&["test", "1", "1.1"]);
+    assert_eq!(code, 1);
+    assert!(
+        out.contains(&format!("| {} … cut\n", "x".repeat(120))),
+        "{out}"
+    );
+    assert!(out.lines().all(|line| line.chars().count() < 140), "{out}");
+}
+
+#[test]
+fn a_check_can_be_named_and_is_shown_first() {
+    let course = Course::new();
+    course.half("vec![9.0]");
+    let (code, out, _) = course.run(&["test", "1", "1.1/fractions"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("✗ 1.1/fractions"), "{out}");
+    assert!(out.contains("1.1/fractions failed;"), "{out}");
+    let (code, _, err) = course.run(&["test", "1", "1.1/fraction"]);
+    assert_eq!(code, 2);
+    assert!(
+        err.contains("no check `fraction`") && err.contains("its checks: 1.1/empty, 1.1/fractions"),
+        "{err}"
+    );
+}
+
+#[test]
+fn rows_are_aligned() {
+    let course = Course::solved();
+    let (_, out, _) = course.run(&["test", "1"]);
+    let rows = out.lines().filter(|line| line.contains('✓'));
+    let at: Vec<usize> = rows
+        .map(|row| {
+            let end = row.rfind(" check").unwrap();
+            row[..end]
+                .trim_end_matches(|digit: char| digit.is_ascii_digit())
+                .chars()
+                .count()
+        })
+        .collect();
+    assert_eq!(at.len(), 3, "{out}");
+    assert!(at.iter().all(|column| *column == at[0]), "{out}");
 }
 
 #[test]
