@@ -75,6 +75,12 @@ impl Graded<'_> {
     pub fn is_full(&self) -> bool {
         self.passed() == self.checks.len()
     }
+
+    /// Whether a check failed although the code it needs is written: a wrong answer, not a missing one.
+    pub fn fails_where_written(&self) -> bool {
+        let mut checks = self.checks.iter();
+        checks.any(|checked| !checked.verdict.passed && checked.waits_for.is_none())
+    }
 }
 
 /// Reads the recorded public exam of a module.

@@ -1,5 +1,7 @@
 //! What a student reads after a test: points, and for each failure what was tried, what came, why it matters, where to look.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value as Json, json};
 use tinytorch_exam::{Case, Named, Value};
 
@@ -114,8 +116,11 @@ impl Report<'_> {
             .is_some_and(|standing| !standing.is_written());
         let (style, mark, remark) = if graded.is_full() {
             (GOOD, "✓", ui::count(all, "check"))
-        } else if unfinished {
+        } else if unfinished && !graded.fails_where_written() {
             (FAINT, "·", self.unfinished(exercise))
+        } else if unfinished {
+            let remark = format!("{}; what is written fails", self.unfinished(exercise));
+            (BAD, "✗", remark)
         } else {
             (
                 BAD,
@@ -150,10 +155,15 @@ impl Report<'_> {
 
     /// The failed checks of a written exercise: the first, or all.
     fn failures(&self, graded: &Graded<'_>) {
+        let failed: Vec<&Checked<'_>> = graded
+            .checks
+            .iter()
+            .filter(|checked| !checked.verdict.passed)
+            .collect();
         let unfinished = self
             .standing(&graded.exercise.id)
             .is_none_or(|standing| !standing.is_written());
-        if graded.is_full() || unfinished {
+        if failed.is_empty() || (unfinished && !graded.fails_where_written()) {
             return;
         }
         ui::say(format!(
@@ -161,19 +171,21 @@ impl Report<'_> {
             paint(STRONG, &graded.exercise.id),
             paint(STRONG, &graded.exercise.title)
         ));
-        let failed: Vec<&Checked<'_>> = graded
-            .checks
-            .iter()
-            .filter(|checked| !checked.verdict.passed)
-            .collect();
         // A check that only waits for another exercise teaches nothing; show one that does, if there is one.
         let mut order = failed.clone();
         order.sort_by_key(|checked| {
             let is_other = self.check != Some(checked.record.id.as_str());
             (is_other, checked.waits_for.is_some())
         });
-        let shown = if self.all { order.len() } else { 1 };
-        for checked in order.iter().take(shown) {
+        if !self.all {
+            // The first of each function: an exercise may have several, each with a mistake of its own.
+            let mut items = BTreeSet::new();
+            let waiting_only = order.iter().all(|checked| checked.waits_for.is_some());
+            order.retain(|checked| waiting_only || checked.waits_for.is_none());
+            order.retain(|checked| items.insert(&checked.record.item));
+        }
+        let shown = order.len();
+        for checked in order {
             self.failure(graded.exercise, checked);
         }
         self.say_shortened(graded);
