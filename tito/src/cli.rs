@@ -102,6 +102,13 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// For instructors: grade submissions in a sandbox, repeat and explain a grade.
+    #[command(disable_help_flag = true)]
+    Grade {
+        /// Passed on to the grader; `grade --help` shows what it knows.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Is this machine ready?
     Doctor,
     /// For maintainers of the course.

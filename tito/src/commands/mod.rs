@@ -3,6 +3,7 @@
 mod dev;
 mod doctor;
 mod export;
+mod grade;
 mod hint;
 mod lab;
 mod list;
@@ -83,6 +84,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Reset { module, exercise } => reset::run(&context, &module, exercise.as_deref()),
         Command::Undo { change, list } => undo::run(&context, change, list),
         Command::Submit { module, out } => submit::run(&context, &module, out.as_deref()),
+        Command::Grade { arguments } => grade::run(&context, &arguments),
         Command::Doctor => doctor::run(&context),
         Command::Dev(command) => dev::run(&context, command),
     }

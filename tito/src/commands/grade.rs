@@ -1,0 +1,47 @@
+//! `tito grade ...`: the instructor's program `tito-grade`, built and run by cargo, so that students never compile what it needs.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::Context;
+use crate::failure::{Failure, Outcome};
+use crate::ui;
+
+/// Exit codes that mean something; cargo's own (101, when the grader does not compile) is not among them.
+const OURS: std::ops::RangeInclusive<i32> = 0..=3;
+
+/// Runs the grader in the caller's folder, with the terminal as its own; its exit code becomes ours.
+///
+/// # Errors
+///
+/// Usage, if this copy of the course has no grader; environment, if cargo cannot be started.
+pub fn run(context: &Context, arguments: &[String]) -> Result<Outcome> {
+    let root = &context.workspace.root;
+    if !root.join("grade/Cargo.toml").is_file() {
+        return Err(Failure::usage("this copy of the course has no grader")
+            .help(
+                "grading is the instructor's: it works in the course that `release` was called in",
+            )
+            .into());
+    }
+    let mut command = Command::new(super::cargo());
+    command
+        .args(["run", "--release", "--quiet", "--manifest-path"])
+        .arg(root.join("Cargo.toml"))
+        .args(["--package", "tito-grade", "--bin", "tito-grade", "--"])
+        .arg("--workspace")
+        .arg(root)
+        .env("TITO_INVOCATION", ui::tito());
+    if context.json {
+        command.arg("--json");
+    }
+    let status = command.args(arguments).status().map_err(|error| {
+        Failure::environment(format!("cannot start cargo: {error}")).help(ui::advice("doctor"))
+    })?;
+    Ok(match status.code() {
+        Some(0) => Outcome::Good,
+        Some(code) if OURS.contains(&code) => Outcome::Code(u8::try_from(code).unwrap_or(3)),
+        _ => Outcome::Code(3),
+    })
+}
