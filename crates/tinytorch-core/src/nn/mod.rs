@@ -20,8 +20,10 @@
 //! ```
 
 mod activation;
+mod composite;
 mod conv;
 mod dropout;
+mod embedding;
 mod linear;
 mod norm;
 mod pool;
@@ -32,8 +34,10 @@ use std::any::Any;
 use rand::Rng;
 
 pub use activation::{Gelu, LogSoftmax, Relu, Sigmoid, Softmax, Tanh};
+pub use composite::{Concat, Residual};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use dropout::Dropout;
+pub use embedding::{Embedding, indices};
 pub use linear::Linear;
 pub use norm::BatchNorm2d;
 pub use pool::{AvgPool2d, Flatten, MaxPool2d};
