@@ -75,6 +75,8 @@ mod record;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
 pub mod scheme;
+#[path = "../../crates/tinytorch-quantization/src/stage.rs"]
+pub mod stage;
 #[path = "../../crates/tinytorch-quantization/src/step.rs"]
 mod step;
 
@@ -94,7 +96,7 @@ pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
-pub use prepare::{Calibration, PrepareOptions, Prepared, Stage, prepare};
+pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
 pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
@@ -103,3 +105,4 @@ pub use qtensor::{Parameters, QTensor};
 pub use quantize::{dequantize, quantize};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
+pub use stage::{Folded, Operation, Stage};

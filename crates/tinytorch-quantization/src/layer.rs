@@ -100,23 +100,33 @@ pub fn check_parts(weight: &QTensor, bias: &[i32], input: QParams, output: QPara
     let outputs = check_shape(weight.shape(), bias.len())?;
     input.check(CodeRange::INT8)?;
     output.check(CodeRange::INT8)?;
-    let (symmetric, rows) = match weight.parameters() {
-        Parameters::PerTensor(qparams) => (qparams.zero_point == 0, true),
-        Parameters::PerChannel { axis, qparams } => {
-            (qparams.iter().all(|pair| pair.zero_point == 0), *axis == 0)
-        }
-    };
-    if !(symmetric && rows) {
-        return Err(Error::Unsupported {
-            what: "weights that are not symmetric, or whose channels do not lie along axis 0",
-        });
-    }
+    check_weight(weight)?;
     let room = room_for_bias(weight.as_slice().len() / outputs);
     let too_large = |bias: &i32| bias.unsigned_abs() > room.unsigned_abs();
     if let Some(channel) = bias.iter().position(too_large) {
         return Err(Error::AccumulatorOverflow { channel });
     }
     multipliers(input.scale, &weight.row_scales(), output.scale).map(|_| ())
+}
+
+/// Checks that the codes of a weight are symmetric, fit an `i8`, and have one scale, or one for each output.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`], [`Error::BadCodeRange`].
+pub fn check_weight(weight: &QTensor) -> Result<()> {
+    let (symmetric, rows) = match weight.parameters() {
+        Parameters::PerTensor(qparams) => (qparams.zero_point == 0, true),
+        Parameters::PerChannel { axis, qparams } => {
+            (qparams.iter().all(|pair| pair.zero_point == 0), *axis == 0)
+        }
+    };
+    if symmetric && rows {
+        return weight.range().check_i8();
+    }
+    Err(Error::Unsupported {
+        what: "weights that are not symmetric, or whose channels do not lie along axis 0",
+    })
 }
 
 /// The number of outputs, if weight and bias fit together and an `i32` can sum the products.

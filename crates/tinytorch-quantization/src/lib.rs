@@ -16,7 +16,7 @@
 //! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`qtensor`] | a range becomes parameters, values become codes |
 //! | [`observer`], [`histogram`], [`entropy`] | which range? |
 //! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
-//! | [`prepare`](mod@prepare), [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
+//! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`qat`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`metrics`] | what it costs |
@@ -78,6 +78,7 @@ pub mod quantize;
 mod record;
 pub mod requantize;
 pub mod scheme;
+pub mod stage;
 mod step;
 
 pub use conv::QConv2d;
@@ -96,7 +97,7 @@ pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
-pub use prepare::{Calibration, PrepareOptions, Prepared, Stage, prepare};
+pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
 pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
@@ -105,3 +106,4 @@ pub use qtensor::{Parameters, QTensor};
 pub use quantize::{dequantize, quantize};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
+pub use stage::{Folded, Operation, Stage};

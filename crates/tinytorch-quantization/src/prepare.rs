@@ -3,23 +3,22 @@
 //! In: a [`Sequential`] model, trained. Out: a [`Prepared`] model, which computes the same and can be calibrated and
 //! converted. The original is not changed, except that it is put into evaluation mode.
 
-use std::fmt;
 use std::sync::Arc;
 
-use crate::conv::QConv2d;
 use crate::entropy::EntropyObserver;
 use crate::error::{Error, Result};
-use crate::fold::fold_batch_norm;
+use crate::framework::Tensor;
 use crate::framework::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
 };
-use crate::framework::{Tensor, no_grad};
 use crate::histogram::Histogram;
-use crate::linear::QLinear;
 use crate::observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
-use crate::qlayer::{FloatLayer, QLayer};
+use crate::qlayer::QLayer;
 use crate::qparams::choose_qparams;
-use crate::scheme::{CodeRange, QParams, Scheme, ValueRange};
+use crate::scheme::{CodeRange, QParams, Scheme};
+use crate::stage::{Plan, observe};
+
+pub use crate::stage::Stage;
 
 /// Which observer watches the values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -75,199 +74,12 @@ impl Default for PrepareOptions {
     }
 }
 
-/// What a stage will become.
-#[derive(Clone, Debug)]
-enum Plan {
-    /// A linear layer or a convolution, perhaps with batch norm and ReLU behind it.
-    Weighted { relu: bool },
-    /// A layer whose output is written like its input.
-    Same(Box<QLayer>),
-    /// A layer that stays in `f32`, and why.
-    Float(String),
-}
-
-/// What a stage will become, for those who make something else of it.
-pub(crate) enum Role<'a> {
-    Weighted { relu: bool },
-    Same(&'a QLayer),
-    Float(&'a str),
-}
-
-/// One place of the model with its observer: a single layer, or several that will become one.
-pub struct Stage {
-    name: String,
-    /// What computes it in `f32`, one after the other.
-    layers: Vec<Arc<dyn Layer>>,
-    plan: Plan,
-    weights: Scheme,
-    observer: Box<dyn Observer>,
-}
-
-impl fmt::Debug for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<_> = self.layers.iter().map(|layer| layer.kind()).collect();
-        f.debug_struct("Stage")
-            .field("name", &self.name)
-            .field("layers", &kinds)
-            .field("plan", &self.plan)
-            .field("observer", &self.observer)
-            .finish()
-    }
-}
-
-impl Stage {
-    /// The dotted name of its (first) layer.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The kinds of its layers, in order: `conv2d`, `batch_norm2d`, `relu`.
-    #[must_use]
-    pub fn kinds(&self) -> Vec<&'static str> {
-        self.layers.iter().map(|layer| layer.kind()).collect()
-    }
-
-    /// Computes its output in `f32`, without recording.
-    ///
-    /// # Errors
-    ///
-    /// Those of the layers.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let run = |x: Tensor, layer: &Arc<dyn Layer>| layer.forward(&x);
-        Ok(no_grad(|| self.layers.iter().try_fold(x.clone(), run))?)
-    }
-
-    /// Shows its observer an output.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] that names the stage.
-    pub fn observe(&mut self, output: &Tensor) -> Result<()> {
-        observe(&mut *self.observer, output, &self.name)
-    }
-
-    /// The range of the outputs that were observed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NothingObserved`] that names the stage.
-    pub fn range(&self) -> Result<ValueRange> {
-        self.observer
-            .range()
-            .map_err(|error| error.in_tensor(&self.name))
-    }
-
-    /// What the codes of its output shall mean if those of its input mean `input`: the same for pooling and the like,
-    /// and what fits the observed range for all others.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NothingObserved`] that names the stage, [`Error::BadRange`].
-    pub fn output_qparams(&self, input: QParams) -> Result<QParams> {
-        match self.plan {
-            Plan::Same(_) => Ok(input),
-            Plan::Weighted { .. } | Plan::Float(_) => {
-                choose_qparams(self.range()?, CodeRange::INT8)
-            }
-        }
-    }
-
-    /// The layer that takes its place in a quantized model.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] that names weight or bias, with channel and index; those of [`QLinear::from_parts`] and
-    /// [`QConv2d::from_parts`].
-    pub fn quantize(&self, input: QParams, output: QParams) -> Result<QLayer> {
-        let relu = match &self.plan {
-            Plan::Weighted { relu } => *relu,
-            Plan::Same(layer) => return Ok(QLayer::clone(layer)),
-            Plan::Float(reason) => return Ok(QLayer::Float(self.in_float(reason, output))),
-        };
-        let first = self.layers[0].as_any();
-        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
-        if let Some(layer) = first.downcast_ref::<Linear>() {
-            let weight = layer.weight().array();
-            let bias = bias_of(layer.bias(), layer.out_features());
-            self.check_bias(&bias)?;
-            QLinear::quantize(weight.view(), &bias, self.weights, input, output, relu)
-                .map(QLayer::Linear)
-                .map_err(named)
-        } else if let Some(layer) = first.downcast_ref::<Conv2d>() {
-            let mut weight = layer.weight().array().into_owned();
-            let mut bias = bias_of(layer.bias(), weight.shape()[0]);
-            for norm in self
-                .layers
-                .iter()
-                .filter_map(|layer| layer.as_any().downcast_ref())
-            {
-                (weight, bias) = fold_batch_norm(weight.view(), &bias, norm)?;
-            }
-            self.check_bias(&bias)?;
-            let options = layer.options();
-            QConv2d::quantize(
-                weight.view(),
-                &bias,
-                options,
-                self.weights,
-                input,
-                output,
-                relu,
-            )
-            .map(QLayer::Conv2d)
-            .map_err(named)
-        } else {
-            let reason = format!("no integer {}", self.layers[0].kind());
-            Ok(QLayer::Float(self.in_float(&reason, output)))
-        }
-    }
-
-    pub(crate) fn role(&self) -> Role<'_> {
-        match &self.plan {
-            Plan::Weighted { relu } => Role::Weighted { relu: *relu },
-            Plan::Same(layer) => Role::Same(layer),
-            Plan::Float(reason) => Role::Float(reason),
-        }
-    }
-
-    pub(crate) fn layers(&self) -> &[Arc<dyn Layer>] {
-        &self.layers
-    }
-
-    fn check_bias(&self, bias: &[f32]) -> Result<()> {
-        crate::finite::check_finite(bias)
-            .map_err(|error| error.in_tensor(&format!("{}.bias", self.name)))
-    }
-
-    fn in_float(&self, reason: &str, output: QParams) -> FloatLayer {
-        FloatLayer {
-            layer: self.layers[0].clone(),
-            reason: reason.to_owned(),
-            output,
-        }
-    }
-}
-
-/// The bias, or zeros.
-pub(crate) fn bias_of(bias: Option<&Tensor>, outputs: usize) -> Vec<f32> {
-    bias.map_or_else(|| vec![0.0; outputs], Tensor::to_vec)
-}
-
-fn observe(observer: &mut dyn Observer, values: &Tensor, name: &str) -> Result<()> {
-    let values = values.array();
-    let values = values.as_standard_layout();
-    let slice = values.as_slice().unwrap_or_default();
-    observer
-        .observe(slice)
-        .map_err(|error| error.in_tensor(name))
-}
-
 /// A model taken apart, with observers at its input and behind every stage.
 #[derive(Debug)]
 pub struct Prepared {
     input: Box<dyn Observer>,
     stages: Vec<Stage>,
+    calibration: Calibration,
 }
 
 impl Prepared {
@@ -302,6 +114,30 @@ impl Prepared {
     /// The stages, in order, to be observed.
     pub fn stages_mut(&mut self) -> &mut [Stage] {
         &mut self.stages
+    }
+
+    /// The stage of this name.
+    #[must_use]
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name() == name)
+    }
+
+    /// The stage of this name, to be changed.
+    pub fn stage_mut(&mut self, name: &str) -> Option<&mut Stage> {
+        self.stages.iter_mut().find(|stage| stage.name() == name)
+    }
+
+    /// Forgets what all observers saw, so that the model can be calibrated again, after its weights were changed for instance.
+    ///
+    /// # Errors
+    ///
+    /// None for a model that was prepared.
+    pub fn forget_observations(&mut self) -> Result<()> {
+        self.input = self.calibration.observer()?;
+        for stage in &mut self.stages {
+            stage.watch(self.calibration.observer()?);
+        }
+        Ok(())
     }
 
     /// Computes the output in `f32`. Nothing is observed.
@@ -371,17 +207,13 @@ pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared>
             }
             plan => plan,
         };
-        stages.push(Stage {
-            name,
-            layers,
-            plan,
-            weights: options.weights,
-            observer: options.calibration.observer()?,
-        });
+        let observer = options.calibration.observer()?;
+        stages.push(Stage::new(name, layers, plan, options.weights, observer));
     }
     Ok(Prepared {
         input: options.calibration.observer()?,
         stages,
+        calibration: options.calibration,
     })
 }
 

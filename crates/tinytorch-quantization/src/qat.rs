@@ -18,17 +18,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::conv::QConv2d;
 use crate::error::{Error, Result};
 use crate::fake_quantize::{fake_quantize, fake_quantize_per_channel};
-use crate::fold::fold_batch_norm;
-use crate::framework::nn::{Conv2d, Layer, Linear, Sequential};
-use crate::framework::{self, Conv2dOptions, Tensor};
+use crate::framework::nn::{Layer, Sequential};
+use crate::framework::{self, Tensor};
 use crate::linear::QLinear;
 use crate::observer::{MovingAverageMinMaxObserver, Observer};
 use crate::per_channel::choose_qparams_per_channel;
-use crate::prepare::{PrepareOptions, Role, prepare};
+use crate::prepare::{PrepareOptions, prepare};
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qmodel::QModel;
 use crate::qparams::{choose_qparams, symmetric_scale};
 use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
+use crate::stage::{Folded, Operation, Role};
 
 /// A layer that changes no shape and only rounds: each value to the nearest that has a code.
 ///
@@ -128,13 +128,6 @@ impl Layer for FakeQuantize {
     fn set_training(&self, training: bool) {
         self.training.store(training, Ordering::Relaxed);
     }
-}
-
-/// What a weighted layer computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    Linear,
-    Conv2d(Conv2dOptions),
 }
 
 /// A linear layer or a convolution with fake-quantized weights and outputs.
@@ -293,32 +286,26 @@ pub fn prepare_qat(model: &Sequential, options: &PrepareOptions) -> Result<QatMo
     let mut parts = Vec::new();
     for stage in prepared.stages() {
         let part = match stage.role() {
-            Role::Weighted { relu } => {
-                let first = stage.layers()[0].as_any();
-                let (weight, bias, operation) = if let Some(layer) = first.downcast_ref::<Linear>()
-                {
-                    let bias = crate::prepare::bias_of(layer.bias(), layer.out_features());
-                    (layer.weight().array().into_owned(), bias, Operation::Linear)
-                } else if let Some(layer) = first.downcast_ref::<Conv2d>() {
-                    let mut weight = layer.weight().array().into_owned();
-                    let mut bias = crate::prepare::bias_of(layer.bias(), weight.shape()[0]);
-                    let norms = stage.layers().iter();
-                    for norm in norms.filter_map(|layer| layer.as_any().downcast_ref()) {
-                        (weight, bias) = fold_batch_norm(weight.view(), &bias, norm)?;
-                    }
-                    (weight, bias, Operation::Conv2d(layer.options()))
-                } else {
+            Role::Weighted => {
+                let Some(folded) = stage.folded()? else {
                     return Err(Error::Unsupported {
                         what: "a weighted layer that is neither linear nor a convolution",
                     });
                 };
+                let Folded {
+                    weight,
+                    bias,
+                    operation,
+                    relu,
+                    scheme,
+                } = folded;
                 let outputs = bias.len();
                 Part::Weighted(QatLayer {
                     weight: Tensor::from_array(weight).with_grad(),
                     bias: Tensor::new(bias, &[outputs])?.with_grad(),
                     operation,
                     relu,
-                    scheme: options.weights,
+                    scheme,
                     output: output()?,
                 })
             }

@@ -1,5 +1,8 @@
 //! Whole models: what runs fast gives the codes of the definition, and what is unusual is refused by name.
 
+#[path = "models/stages.rs"]
+mod stages;
+
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
