@@ -6,6 +6,7 @@
 
 pub mod conv_i8;
 mod cpu;
+pub mod dynamic;
 pub mod elementwise;
 pub mod gemm_f32;
 pub mod gemm_i8;
@@ -13,6 +14,7 @@ pub mod gemm_i8;
 mod testing;
 
 pub use conv_i8::{Conv2dShape, Images, PackedConv2d};
+pub use dynamic::{DynamicLinear, InputError, InputRange};
 pub use elementwise::{
     NotFinite, Quantize, dequantize_i8_f32, min_max, quantize_f32_i8, requantize_i32_i8,
 };

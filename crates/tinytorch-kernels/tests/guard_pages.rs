@@ -7,9 +7,9 @@
 )]
 
 use tinytorch_kernels::{
-    Accumulate, Conv2dShape, Dims, Images, MatrixMut, MatrixRef, PackedConv2d, PackedWeights,
-    Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_f32, kernels, min_max,
-    quantize_f32_i8,
+    Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputRange, MatrixMut, MatrixRef,
+    PackedConv2d, PackedWeights, Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_f32,
+    kernels, min_max, quantize_f32_i8,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -125,6 +125,13 @@ fn integer_products_stay_inside_their_slices() {
                 };
                 let mut out = Guarded::new(&vec![0.0; m * n], side);
                 packed.scaled(m, a.slice(), 5, &ending, out.slice_mut());
+                let reals: Vec<f32> = (0..m * k).map(|i| i as f32 * 0.1 - 7.0).collect();
+                let x = Guarded::new(&reals, side);
+                let layer = DynamicLinear::new(packed, factors.slice(), real_bias.slice());
+                for range in [InputRange::PerRow, InputRange::PerTensor] {
+                    let result = layer.forward(m, x.slice(), range, true, out.slice_mut());
+                    assert_eq!(result, Ok(()));
+                }
             }
         }
     }

@@ -245,6 +245,29 @@ fn finish<const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
+        Ending::Rows { out, rows, scale } => {
+            let scales = &scale.scales[columns.clone()];
+            let rows = &rows[row..row + ROWS];
+            for vector in 0..VECTORS {
+                let (offset, factor) = (load_i32(offsets, vector), load_f32(scales, vector));
+                let bias = if scale.bias.is_empty() {
+                    _mm512_setzero_ps()
+                } else {
+                    load_f32(&scale.bias[columns.clone()], vector)
+                };
+                for (i, (sums, by)) in sums.iter().zip(rows).enumerate() {
+                    let offset = _mm512_mullo_epi32(offset, _mm512_set1_epi32(by.excess));
+                    let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[vector], offset));
+                    let factor = _mm512_mul_ps(_mm512_set1_ps(by.scale), factor);
+                    // Not fused: the definition rounds after the product.
+                    let mut value = _mm512_add_ps(_mm512_mul_ps(sum, factor), bias);
+                    if scale.relu {
+                        value = _mm512_max_ps(value, _mm512_setzero_ps());
+                    }
+                    store_f32(&mut out.row(row + i)[columns.clone()], vector, value);
+                }
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What becomes of a sum: it stays one, becomes an 8-bit code, or a real number.
 
+use std::ops::Range;
+
 use super::block::BlockMut;
 use super::scalar;
 
@@ -64,7 +66,25 @@ impl Requantize<'_> {
     }
 }
 
-impl Scale<'_> {
+impl<'a> Scale<'a> {
+    /// Those of the first `columns` columns, and of the rest.
+    fn split_at(self, columns: usize) -> (Self, Self) {
+        let (left_scales, right_scales) = self.scales.split_at(columns);
+        let (left_bias, right_bias) = self.bias.split_at(columns.min(self.bias.len()));
+        (
+            Self {
+                scales: left_scales,
+                bias: left_bias,
+                ..self
+            },
+            Self {
+                scales: right_scales,
+                bias: right_bias,
+                ..self
+            },
+        )
+    }
+
     #[track_caller]
     pub(crate) fn check(&self, n: usize) {
         assert_eq!(self.scales.len(), n, "scales must be [n]");
@@ -73,6 +93,15 @@ impl Scale<'_> {
             "bias must be [n] or empty"
         );
     }
+}
+
+/// What a row of the left matrix has of its own, where every row has its scale and zero point.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowScale {
+    /// Of the row's codes.
+    pub scale: f32,
+    /// By how much the codes a kernel multiplies exceed what they mean: zero point and shift.
+    pub excess: i32,
 }
 
 /// A zero point and the bounds of the codes.
@@ -145,6 +174,12 @@ pub(crate) enum Ending<'a> {
         out: BlockMut<'a, f32>,
         scale: Scale<'a>,
     },
+    /// Real numbers, by a scale and zero point of each row. The offsets are those of one unit of zero point.
+    Rows {
+        out: BlockMut<'a, f32>,
+        rows: &'a [RowScale],
+        scale: Scale<'a>,
+    },
 }
 
 impl<'a> Ending<'a> {
@@ -152,7 +187,7 @@ impl<'a> Ending<'a> {
         match self {
             Ending::Sums(out) => out.rows(),
             Ending::Codes { out, .. } => out.rows(),
-            Ending::Reals { out, .. } => out.rows(),
+            Ending::Reals { out, .. } | Ending::Rows { out, .. } => out.rows(),
         }
     }
 
@@ -188,6 +223,26 @@ impl<'a> Ending<'a> {
                     Ending::Reals { out: bottom, scale },
                 )
             }
+            Ending::Rows {
+                out,
+                rows: scales,
+                scale,
+            } => {
+                let (top, bottom) = out.split_rows(rows);
+                let (top_rows, bottom_rows) = scales.split_at(rows);
+                (
+                    Ending::Rows {
+                        out: top,
+                        rows: top_rows,
+                        scale,
+                    },
+                    Ending::Rows {
+                        out: bottom,
+                        rows: bottom_rows,
+                        scale,
+                    },
+                )
+            }
         }
     }
 
@@ -219,24 +274,31 @@ impl<'a> Ending<'a> {
             }
             Ending::Reals { out, scale } => {
                 let (left, right) = out.split_columns(columns);
-                let (left_scales, right_scales) = scale.scales.split_at(columns);
-                let (left_bias, right_bias) = scale.bias.split_at(columns.min(scale.bias.len()));
+                let (left_scale, right_scale) = scale.split_at(columns);
                 (
                     Ending::Reals {
                         out: left,
-                        scale: Scale {
-                            scales: left_scales,
-                            bias: left_bias,
-                            ..scale
-                        },
+                        scale: left_scale,
                     },
                     Ending::Reals {
                         out: right,
-                        scale: Scale {
-                            scales: right_scales,
-                            bias: right_bias,
-                            ..scale
-                        },
+                        scale: right_scale,
+                    },
+                )
+            }
+            Ending::Rows { out, rows, scale } => {
+                let (left, right) = out.split_columns(columns);
+                let (left_scale, right_scale) = scale.split_at(columns);
+                (
+                    Ending::Rows {
+                        out: left,
+                        rows,
+                        scale: left_scale,
+                    },
+                    Ending::Rows {
+                        out: right,
+                        rows,
+                        scale: right_scale,
                     },
                 )
             }
@@ -247,10 +309,15 @@ impl<'a> Ending<'a> {
     #[inline(always)]
     pub fn finish(&mut self, row: usize, column: usize, sums: &[i32], offsets: &[i32]) {
         let columns = column..column + sums.len();
+        // What one column adds to a sum: as it is, except where every row has a zero point of its own.
+        let excess = match self {
+            Ending::Rows { rows, .. } => rows[row].excess,
+            _ => 1,
+        };
         let sums = sums
             .iter()
             .zip(offsets)
-            .map(|(&sum, &offset)| sum.wrapping_add(offset));
+            .map(|(&sum, &offset)| sum.wrapping_add(offset.wrapping_mul(excess)));
         match self {
             Ending::Sums(out) => {
                 out.row(row)[columns]
@@ -270,20 +337,46 @@ impl<'a> Ending<'a> {
                 }
             }
             Ending::Reals { out, scale } => {
-                let out = out.row(row)[columns.clone()].iter_mut();
-                let relu = scale.relu;
-                let scales = &scale.scales[columns.clone()];
-                if scale.bias.is_empty() {
-                    for ((out, sum), &factor) in out.zip(sums).zip(scales) {
-                        *out = scalar::scale(sum, factor, 0.0, relu);
-                    }
-                } else {
-                    let bias = &scale.bias[columns];
-                    for (((out, sum), &factor), &bias) in out.zip(sums).zip(scales).zip(bias) {
-                        *out = scalar::scale(sum, factor, bias, relu);
-                    }
-                }
+                reals(
+                    &mut out.row(row)[columns.clone()],
+                    sums,
+                    1.0,
+                    scale,
+                    columns,
+                );
             }
+            Ending::Rows { out, rows, scale } => {
+                let row_scale = rows[row].scale;
+                reals(
+                    &mut out.row(row)[columns.clone()],
+                    sums,
+                    row_scale,
+                    scale,
+                    columns,
+                );
+            }
+        }
+    }
+}
+
+/// Real numbers of one row; a `row_scale` of 1 changes no bit of a scale.
+#[inline(always)]
+fn reals(
+    out: &mut [f32],
+    sums: impl Iterator<Item = i32>,
+    row_scale: f32,
+    by: &Scale<'_>,
+    columns: Range<usize>,
+) {
+    let (relu, scales) = (by.relu, &by.scales[columns.clone()]);
+    let columns_of = out.iter_mut().zip(sums).zip(scales);
+    if by.bias.is_empty() {
+        for ((out, sum), &factor) in columns_of {
+            *out = scalar::scale(sum, row_scale * factor, 0.0, relu);
+        }
+    } else {
+        for (((out, sum), &factor), &bias) in columns_of.zip(&by.bias[columns]) {
+            *out = scalar::scale(sum, row_scale * factor, bias, relu);
         }
     }
 }

@@ -235,20 +235,45 @@ impl PackedWeights {
         for (offset, &bias) in offsets.iter_mut().zip(bias) {
             *offset = offset.wrapping_add(bias);
         }
+        self.run_with(activations, &offsets, ending, self.threads(m));
+    }
+
+    /// How many threads a product of `m` rows is worth.
+    pub(crate) fn threads(&self, m: usize) -> usize {
+        let large = m.saturating_mul(self.n).saturating_mul(self.k) >= PARALLEL_THRESHOLD;
+        if large {
+            rayon::current_num_threads()
+        } else {
+            1
+        }
+    }
+
+    /// Rows of each part from which a product is divided by rows rather than by columns.
+    pub(crate) fn rows_worth_dividing(&self) -> usize {
+        rows_worth_dividing(self.kernel.tile()[0])
+    }
+
+    /// What one unit of activation code adds to the sums of each column.
+    pub(crate) fn sums(&self) -> &[i32] {
+        &self.sums
+    }
+
+    /// Computes a product whose offsets are known, divided among `threads`.
+    pub(crate) fn run_with(
+        &self,
+        activations: &dyn Activations,
+        offsets: &[i32],
+        ending: Ending<'_>,
+        threads: usize,
+    ) {
         let task = Task {
             weights: &self.codes,
             k: self.k,
             activations,
             first_row: 0,
             first_column: 0,
-            offsets: &offsets,
+            offsets,
             ending,
-        };
-        let large = m.saturating_mul(self.n).saturating_mul(self.k) >= PARALLEL_THRESHOLD;
-        let threads = if large {
-            rayon::current_num_threads()
-        } else {
-            1
         };
         if threads == 1 {
             self.kernel.run(task);
@@ -260,6 +285,11 @@ impl PackedWeights {
     }
 }
 
+/// Rows of each part from which a product is divided by rows: fewer would leave too much of their last tile idle.
+fn rows_worth_dividing(tile_rows: usize) -> usize {
+    4 * tile_rows
+}
+
 /// Divides a task into at most `parts` of about the same size, by rows if there are enough of them (each part then reads
 /// its own activations), by columns otherwise (each part then reads its own weights), at whole tiles.
 fn divide<'a>(
@@ -267,7 +297,7 @@ fn divide<'a>(
     [tile_rows, tile_columns]: [usize; 2],
     parts: usize,
 ) -> Vec<Task<'a>> {
-    let by_rows = task.rows() >= 4 * parts * tile_rows;
+    let by_rows = task.rows() >= parts * rows_worth_dividing(tile_rows);
     let (len, tile) = if by_rows {
         (task.rows(), tile_rows)
     } else {

@@ -89,7 +89,11 @@ impl GemmI8 for Scalar {
                     .zip(weights)
                     .map(|(&a, &b)| i32::from(a) * i32::from(b))
                     .sum();
-                let sum = sum.wrapping_add(task.offsets[j]);
+                let excess = match &task.ending {
+                    Ending::Rows { rows, .. } => rows[i].excess,
+                    _ => 1,
+                };
+                let sum = sum.wrapping_add(task.offsets[j].wrapping_mul(excess));
                 match &mut task.ending {
                     Ending::Sums(out) => out.row(i)[j] = sum,
                     Ending::Codes {
@@ -107,6 +111,14 @@ impl GemmI8 for Scalar {
                     Ending::Reals { out, scale: by } => {
                         let bias = by.bias.get(j).copied().unwrap_or(0.0);
                         out.row(i)[j] = scale(sum, by.scales[j], bias, by.relu);
+                    }
+                    Ending::Rows {
+                        out,
+                        rows,
+                        scale: by,
+                    } => {
+                        let bias = by.bias.get(j).copied().unwrap_or(0.0);
+                        out.row(i)[j] = scale(sum, rows[i].scale * by.scales[j], bias, by.relu);
                     }
                 }
             }

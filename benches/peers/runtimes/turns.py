@@ -1,0 +1,81 @@
+"""Subjects are called in turns, A B C A B C ..., and the median of many samples counts."""
+
+import os
+import statistics
+import subprocess
+import time
+
+SAMPLE_SECONDS = 0.004
+# Per subject and row of a table; never fewer than MIN_ROUNDS samples, which is what the largest products get.
+BUDGET_SECONDS = 0.12
+MIN_ROUNDS, MAX_ROUNDS = 7, 31
+
+
+class Subject:
+    """Something to measure: `work` operations (or bytes) per call."""
+
+    def __init__(self, name, work, run, check=None):
+        self.name, self.work, self.run, self.check = name, work, run, check
+
+    def seconds(self, calls):
+        run = self.run
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        return time.perf_counter() - start
+
+
+class Served(Subject):
+    """A subject in the Rust process, which takes the time itself."""
+
+    def __init__(self, server, name, work, check):
+        super().__init__(name, work, None, check)
+        self.server = server
+
+    def seconds(self, calls):
+        return float(self.server.ask(f"run {self.name} {calls}"))
+
+
+class Server:
+    """The Rust process."""
+
+    def __init__(self):
+        command = os.environ["TINYTORCH_PEERS_SERVER"]
+        self.process = subprocess.Popen([command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        answer = self.process.stdout.readline().strip()
+        if not answer or answer.startswith("error"):
+            raise RuntimeError(f"{line}: {answer or 'the server has ended'}")
+        return answer
+
+    def prepare(self, section, *sizes):
+        """The subjects of a section."""
+        line, subjects = self.ask(" ".join([section, *map(str, sizes)])), []
+        while line != ".":
+            name, work, check = line.split()
+            subjects.append(Served(self, name, float(work), float(check)))
+            line = self.process.stdout.readline().strip()
+        return subjects
+
+
+def measure(subjects, threads):
+    """Work per second of each, by name: the median over the rounds."""
+    calls = {}
+    for subject in subjects:
+        # The second call: the first may still allocate and compile.
+        subject.seconds(1)
+        calls[subject.name] = max(1, round(SAMPLE_SECONDS / max(subject.seconds(1), 1e-7)))
+    slowest = max(subject.seconds(calls[subject.name]) for subject in subjects)
+    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, round(BUDGET_SECONDS / slowest)))
+    samples = {subject.name: [] for subject in subjects}
+    for _ in range(rounds):
+        for subject in subjects:
+            if threads > 1:
+                # The idle threads of the subject before may spin for a while; let them fall asleep.
+                time.sleep(0.002)
+            # Not measured: brings its data back into the caches.
+            subject.seconds(1)
+            samples[subject.name].append(subject.seconds(calls[subject.name]) / calls[subject.name])
+    return {subject.name: subject.work / statistics.median(samples[subject.name]) for subject in subjects}

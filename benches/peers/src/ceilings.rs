@@ -1,0 +1,125 @@
+//! What this CPU can do at most, on as many threads as the pool has: nothing but one instruction, from registers; nothing
+//! but loads, from a buffer that the threads divide.
+#![expect(
+    unsafe_code,
+    reason = "a ceiling is measured with a CPU's own instructions"
+)]
+
+use crate::Subject;
+
+/// `vpdpbusd` and multiply-add from registers, and reading `bytes` bytes; only those that this CPU has.
+pub fn subjects(bytes: usize) -> Vec<Subject> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+        return x86::subjects(bytes);
+    }
+    let _ = bytes;
+    vec![]
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    use crate::Subject;
+
+    /// Enough that none waits for its own last result.
+    const SUMS: usize = 24;
+    const ROUNDS: usize = 50_000;
+    /// Bytes read per call, so that waking the threads does not count: small buffers are read more than once.
+    const READ_BYTES: usize = 32 << 20;
+
+    pub fn subjects(bytes: usize) -> Vec<Subject> {
+        let threads = rayon::current_num_threads();
+        let on_all = move |work: fn()| {
+            move || {
+                if threads == 1 {
+                    work();
+                } else {
+                    rayon::broadcast(|_| work());
+                }
+            }
+        };
+        let operations = |lanes: usize| (threads * ROUNDS * SUMS * lanes * 2) as f64;
+        let lines = vec![[1_u8; 64]; bytes.div_ceil(64)];
+        let subject = |name: &str, work, run| Subject {
+            name: name.to_owned(),
+            work,
+            run,
+            check: Box::new(|| 0.0),
+        };
+        let passes = READ_BYTES.div_ceil(bytes.max(1));
+        let part = lines.len().div_ceil(threads).max(1);
+        vec![
+            // SAFETY: `subjects` is only called on a CPU that has the features.
+            subject(
+                "vpdpbusd",
+                operations(64),
+                Box::new(on_all(|| unsafe { vpdpbusd() })),
+            ),
+            // SAFETY: as above.
+            subject("fma", operations(16), Box::new(on_all(|| unsafe { fma() }))),
+            subject(
+                "read",
+                (passes * bytes) as f64,
+                Box::new(move || {
+                    // SAFETY: as above.
+                    let read = |lines: &[_]| (0..passes).for_each(|_| unsafe { read(lines) });
+                    if threads == 1 {
+                        return read(&lines);
+                    }
+                    rayon::broadcast(|context| {
+                        if let Some(lines) = lines.chunks(part).nth(context.index()) {
+                            read(lines);
+                        }
+                    });
+                }),
+            ),
+        ]
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn vpdpbusd() {
+        let a = _mm512_set1_epi32(black_box(0x0102_0304));
+        let b = _mm512_set1_epi32(black_box(0x0403_0201));
+        let mut sums = [_mm512_setzero_si512(); SUMS];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn fma() {
+        let a = _mm512_set1_ps(black_box(0.5));
+        let mut sums = [_mm512_set1_ps(1.0); SUMS];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, a);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn read(lines: &[[u8; 64]]) {
+        let mut seen = [_mm512_setzero_si512(); 8];
+        let (blocks, rest) = lines.as_chunks::<8>();
+        for block in blocks {
+            for (seen, line) in seen.iter_mut().zip(block) {
+                // SAFETY: 64 bytes.
+                let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+                *seen = _mm512_or_si512(*seen, line);
+            }
+        }
+        for line in rest {
+            // SAFETY: 64 bytes.
+            let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+            seen[0] = _mm512_or_si512(seen[0], line);
+        }
+        black_box(seen);
+    }
+}

@@ -1,0 +1,289 @@
+//! A linear layer with INT8 weights and real inputs: the inputs become codes within the call ("dynamic" quantization).
+//!
+//! In: `x`, `[m, k]` of `f32`. Out: `x · wᵀ + bias`, `[m, n]` of `f32`, computed in integers, without a pass over a matrix
+//! of sums. Nothing has to be calibrated: each call finds the range of its own inputs, one for every row or one for all.
+//!
+//! Source of the scheme: XNNPACK's `qd8-f32-qc8w` layer, one range for every row.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::fmt;
+
+use rayon::prelude::*;
+
+use crate::elements;
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
+use crate::gemm_i8::activations::Matrix;
+use crate::gemm_i8::block::BlockMut;
+use crate::gemm_i8::ending::{Ending, RowScale};
+use crate::gemm_i8::{PackedWeights, Scale};
+
+/// Codes that are made before they are multiplied: they stay in a core's own cache.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Over which inputs one scale and zero point are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputRange {
+    /// One for every row: a row's result does not depend on the rest of its batch.
+    PerRow,
+    /// One for all rows (N9).
+    PerTensor,
+}
+
+/// Inputs that have no codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum InputError {
+    /// NaN or an infinity; the index is that in `x`.
+    NotFinite(NotFinite),
+    /// A range wider than `f32::MAX`.
+    TooWide {
+        /// First row of those that share the range.
+        row: usize,
+        /// Smallest input.
+        min: f32,
+        /// Largest input.
+        max: f32,
+    },
+}
+
+impl fmt::Display for InputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InputError::NotFinite(error) => error.fmt(f),
+            InputError::TooWide { row, min, max } => write!(
+                f,
+                "the inputs from row {row} on range from {min:e} to {max:e}, wider than an f32 can say"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for InputError {}
+
+/// The weights of a linear layer, packed once, with their scales and a bias.
+#[derive(Clone, Debug)]
+pub struct DynamicLinear {
+    weights: PackedWeights,
+    scales: Box<[f32]>,
+    bias: Box<[f32]>,
+    /// −Σₚ codes[j, p]: what one unit of zero point takes off column j.
+    offsets: Box<[i32]>,
+}
+
+impl DynamicLinear {
+    /// | argument | shape            | meaning                                        |
+    /// |----------|------------------|------------------------------------------------|
+    /// | `weights`| `[n, k]`         | codes with zero point 0, one row per output     |
+    /// | `scales` | `[n]`            | of each output's weights                        |
+    /// | `bias`   | `[n]`, or empty  | added to the result                             |
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit.
+    #[track_caller]
+    pub fn new(weights: PackedWeights, scales: &[f32], bias: &[f32]) -> Self {
+        Scale {
+            scales,
+            bias,
+            relu: false,
+        }
+        .check(weights.n());
+        Self {
+            offsets: weights.sums().iter().map(|sum| -sum).collect(),
+            scales: scales.into(),
+            bias: bias.into(),
+            weights,
+        }
+    }
+
+    /// The codes of the weights.
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
+    }
+
+    /// The scale of each output's weights, `[n]`.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// The bias, `[n]` or empty.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// Writes `x · wᵀ + bias`, with ReLU if asked for.
+    ///
+    /// | argument | shape    |
+    /// |----------|----------|
+    /// | `x`      | `[m, k]` |
+    /// | `out`    | `[m, n]` |
+    ///
+    /// # The maths
+    ///
+    /// With `min`, `max` of a row (or of all of `x`), widened to hold 0 (N6), over the codes −128..=127:
+    ///
+    /// ```text
+    /// s    = max(max − min, 255 · MIN_POSITIVE) / 255     z = saturate(round(−128 − min / s))
+    /// q[p] = saturate(round(x[p] / s) + z)                ties to even (N2, N3); s = 1, z = 0 if all are 0 (N7)
+    /// y[j] = (Σₚ (q[p] − z) · w[j, p]) · (s · scales[j]) + bias[j]
+    /// ```
+    ///
+    /// The sum is exact; the last line rounds after each of its steps. Every kernel gives the same bits, and the number
+    /// of threads does not show.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] names the first input that has no code, or the range that has no scale; `out` is then unspecified.
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not have its shape.
+    #[track_caller]
+    pub fn forward(
+        &self,
+        m: usize,
+        x: &[f32],
+        range: InputRange,
+        relu: bool,
+        out: &mut [f32],
+    ) -> Result<(), InputError> {
+        let (n, k) = (self.weights.n(), self.weights.k());
+        assert_eq!(
+            Some(x.len()),
+            elements([m, k]),
+            "x must be [m, k] = [{m}, {k}]"
+        );
+        assert_eq!(
+            Some(out.len()),
+            elements([m, n]),
+            "the output must be [m, n] = [{m}, {n}]"
+        );
+        let shared = match range {
+            InputRange::PerRow => None,
+            InputRange::PerTensor => Some(parameters(x, 0, 0)?),
+        };
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let out = BlockMut::new(out, m, 0, n, n);
+        let threads = self.weights.threads(m);
+        // Rows to divide: each thread makes its own codes.
+        let parts = threads.min(m / self.weights.rows_worth_dividing());
+        if parts < 2 {
+            return self.rows(0, x, shared, relu, out, threads);
+        }
+        let mut tasks = Vec::with_capacity(parts);
+        let mut rest = out;
+        for part in 0..parts {
+            let (start, end) = (part * m / parts, (part + 1) * m / parts);
+            let (rows, after) = rest.split_rows(end - start);
+            tasks.push((start, &x[start * k..end * k], rows));
+            rest = after;
+        }
+        let results: Vec<_> = tasks
+            .into_par_iter()
+            .map(|(first, x, out)| self.rows(first, x, shared, relu, out, 1))
+            .collect();
+        results.into_iter().collect()
+    }
+
+    /// Computes some rows, which start at row `first` of the whole.
+    fn rows(
+        &self,
+        first: usize,
+        x: &[f32],
+        shared: Option<Quantize>,
+        relu: bool,
+        mut out: BlockMut<'_, f32>,
+        threads: usize,
+    ) -> Result<(), InputError> {
+        let k = self.weights.k();
+        let scale = Scale {
+            scales: &self.scales,
+            bias: &self.bias,
+            relu,
+        };
+        let shift = self.weights.kernel().activation_shift();
+        let at_once = (BUFFER_BYTES / k.max(1)).max(1);
+        // Taken, not borrowed: should rayon run another task on this thread meanwhile, it makes its own.
+        let mut buffers = BUFFERS.take();
+        let mut row = 0;
+        while row < out.rows() {
+            let rows = at_once.min(out.rows() - row);
+            buffers.codes.resize(rows * k, 0);
+            buffers.rows.clear();
+            for i in 0..rows {
+                let values = &x[(row + i) * k..(row + i + 1) * k];
+                let offset = (first + row + i) * k;
+                let by = match shared {
+                    Some(by) => by,
+                    None => parameters(values, first + row + i, offset)?,
+                };
+                quantize_f32_i8(values, by, &mut buffers.codes[i * k..(i + 1) * k])
+                    .map_err(|error| at(error, offset))?;
+                buffers.rows.push(RowScale {
+                    scale: by.scale,
+                    excess: by.zero_point + shift,
+                });
+            }
+            let ending = Ending::Rows {
+                out: out.rows_at(row, rows),
+                rows: &buffers.rows,
+                scale,
+            };
+            let codes = Matrix {
+                data: &buffers.codes[..rows * k],
+                k,
+            };
+            self.weights
+                .run_with(&codes, &self.offsets, ending, threads);
+            row += rows;
+        }
+        BUFFERS.set(buffers);
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Kept between calls: fresh ones would cost page faults each time.
+    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { codes: vec![], rows: vec![] }) };
+}
+
+#[derive(Default)]
+struct Buffers {
+    codes: Vec<i8>,
+    rows: Vec<RowScale>,
+}
+
+fn at(error: NotFinite, offset: usize) -> InputError {
+    InputError::NotFinite(NotFinite {
+        index: error.index + offset,
+        ..error
+    })
+}
+
+/// The scale and zero point of some values, whose first is number `offset`, in row `row`.
+fn parameters(values: &[f32], row: usize, offset: usize) -> Result<Quantize, InputError> {
+    let range = min_max(values).map_err(|error| at(error, offset))?;
+    let (min, max) = range.unwrap_or((0.0, 0.0));
+    let (low, high) = (min.min(0.0), max.max(0.0));
+    if !(high - low).is_finite() {
+        return Err(InputError::TooWide { row, min, max });
+    }
+    let (scale, zero_point) = if low == high {
+        (1.0, 0)
+    } else {
+        let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
+        let zero_point = (-128.0 - low / scale).round_ties_even();
+        (scale, (zero_point as i32).clamp(-128, 127))
+    };
+    Ok(Quantize {
+        scale,
+        zero_point,
+        min: -128,
+        max: 127,
+    })
+}
