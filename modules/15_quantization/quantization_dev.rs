@@ -55,6 +55,10 @@ pub mod metrics;
 #[path = "../../crates/tinytorch-quantization/src/mixed_precision.rs"]
 pub mod mixed_precision;
 pub mod observer;
+#[path = "../../crates/tinytorch-quantization/src/packed.rs"]
+pub mod packed;
+#[path = "../../crates/tinytorch-quantization/src/parameters.rs"]
+pub mod parameters;
 pub mod per_channel;
 #[path = "../../crates/tinytorch-quantization/src/pool.rs"]
 mod pool;
@@ -95,13 +99,15 @@ pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
+pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
 pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};
-pub use qtensor::{Parameters, QTensor};
+pub use qtensor::QTensor;
 pub use quantize::{dequantize, quantize};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};

@@ -190,6 +190,19 @@ pub enum Error {
         /// How many parameters were given.
         got: usize,
     },
+    /// N15: per group means one pair of parameters for every group.
+    #[error("{groups} groups of {size} values need as many parameters, got {got}")]
+    GroupCount {
+        /// Values in a group.
+        size: usize,
+        /// How many groups the shape has.
+        groups: usize,
+        /// How many parameters were given.
+        got: usize,
+    },
+    /// N15: a group holds at least one value.
+    #[error("a group needs at least one value")]
+    BadGroupSize,
     /// Shapes that do not fit the operation.
     #[error("shape mismatch in {operation}: expected {expected}, got {got:?}")]
     ShapeMismatch {

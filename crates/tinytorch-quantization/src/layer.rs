@@ -50,6 +50,7 @@ pub fn quantize_parts(
             let max_abs = weight.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
             vec![symmetric_scale(max_abs, codes)?; outputs]
         }
+        Granularity::PerGroup { .. } => return Err(not_in_rows()),
     };
     let products = weight.len() / outputs;
     for (scale, bias) in scales.iter_mut().zip(bias) {
@@ -65,13 +66,9 @@ pub fn quantize_parts(
             scales.fill(scale);
             Parameters::PerTensor(QParams::symmetric(scale))
         }
+        Granularity::PerGroup { .. } => return Err(not_in_rows()),
     };
-    let weight = match parameters {
-        Parameters::PerTensor(qparams) => QTensor::quantize_with(weight, qparams, codes)?,
-        Parameters::PerChannel { axis, qparams } => {
-            QTensor::quantize_per_channel(weight, axis, qparams, codes)?
-        }
-    };
+    let weight = QTensor::quantize_as(weight, parameters, codes)?;
     let bias = quantize_bias(bias, input_scale, &scales)?;
     Ok((weight, bias))
 }
@@ -120,13 +117,13 @@ pub fn check_weight(weight: &QTensor) -> Result<()> {
         Parameters::PerChannel { axis, qparams } => {
             (qparams.iter().all(|pair| pair.zero_point == 0), *axis == 0)
         }
+        // Scales that change within a row cannot be taken out of its sum of products.
+        Parameters::PerGroup { .. } => (false, false),
     };
     if symmetric && rows {
         return weight.range().check_i8();
     }
-    Err(Error::Unsupported {
-        what: "weights that are not symmetric, or whose channels do not lie along axis 0",
-    })
+    Err(not_in_rows())
 }
 
 /// The number of outputs, if weight and bias fit together and an `i32` can sum the products.
@@ -165,9 +162,14 @@ fn check_scheme(scheme: Scheme) -> Result<()> {
     if scheme.symmetry == Symmetry::Symmetric && rows {
         scheme.codes.check_i8()
     } else {
-        Err(Error::Unsupported {
-            what: "weights that are not symmetric, or whose channels do not lie along axis 0",
-        })
+        Err(not_in_rows())
+    }
+}
+
+/// An integer product needs weights without a zero point and with one scale for each output at most.
+fn not_in_rows() -> Error {
+    Error::Unsupported {
+        what: "an integer product with weights that are not symmetric, are in groups, or whose channels do not lie along axis 0",
     }
 }
 

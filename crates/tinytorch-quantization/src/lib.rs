@@ -13,7 +13,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | [`scheme`], [`error`], [`finite`] | the words, what can be wrong, NaN and infinity |
-//! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`qtensor`] | a range becomes parameters, values become codes |
+//! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`parameters`], [`qtensor`], [`packed`] | a range becomes parameters, values become codes |
 //! | [`observer`], [`histogram`], [`entropy`] | which range? |
 //! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
 //! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
@@ -66,6 +66,8 @@ pub mod loss_scaling;
 pub mod metrics;
 pub mod mixed_precision;
 pub mod observer;
+pub mod packed;
+pub mod parameters;
 pub mod per_channel;
 mod pool;
 pub mod prepare;
@@ -96,13 +98,15 @@ pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
+pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
 pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};
-pub use qtensor::{Parameters, QTensor};
+pub use qtensor::QTensor;
 pub use quantize::{dequantize, quantize};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};

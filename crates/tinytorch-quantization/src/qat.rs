@@ -173,6 +173,9 @@ impl QatLayer {
                 let qparams = choose_qparams_per_channel(values.view(), axis, codes)?;
                 fake_quantize_per_channel(&self.weight, axis, &qparams, codes)
             }
+            Granularity::PerGroup { .. } => Err(Error::Unsupported {
+                what: "training with weights in groups",
+            }),
         }
     }
 

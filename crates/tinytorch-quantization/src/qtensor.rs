@@ -6,25 +6,12 @@
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 
 use crate::error::{Error, Result};
-use crate::finite::check_finite;
-use crate::per_channel::{choose_qparams_per_channel, quantize_per_channel};
-use crate::qparams::{choose_qparams, symmetric_scale};
+use crate::finite::{check_finite, check_finite_channels};
+use crate::per_channel::quantize_per_channel;
 use crate::quantize::{dequantize, quantize};
-use crate::scheme::{CodeRange, Granularity, QParams, Scheme, Symmetry, ValueRange};
+use crate::scheme::{CodeRange, QParams, Scheme};
 
-/// What the codes of a tensor mean.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Parameters {
-    /// One pair for all.
-    PerTensor(QParams),
-    /// One pair for every index along `axis`.
-    PerChannel {
-        /// The axis of the channels.
-        axis: usize,
-        /// One pair for each channel, in order.
-        qparams: Vec<QParams>,
-    },
-}
+pub use crate::parameters::Parameters;
 
 /// A tensor of `i8` codes.
 ///
@@ -44,8 +31,7 @@ impl QTensor {
     ///
     /// - [`Error::ShapeMismatch`] if the shape holds another number of codes.
     /// - [`Error::CodeOutOfRange`] if a code is not in `range`.
-    /// - [`Error::BadQParams`], [`Error::BadCodeRange`], [`Error::AxisOutOfRange`], [`Error::ParameterCount`] if the
-    ///   parameters cannot be used.
+    /// - [`Error::BadCodeRange`] and those of [`Parameters::check`] if the parameters cannot be used.
     pub fn new(
         codes: Vec<i8>,
         shape: &[usize],
@@ -64,23 +50,7 @@ impl QTensor {
 
     fn from_array(codes: ArrayD<i8>, parameters: Parameters, range: CodeRange) -> Result<Self> {
         range.check_i8()?;
-        match &parameters {
-            Parameters::PerTensor(qparams) => qparams.check(range)?,
-            Parameters::PerChannel { axis, qparams } => {
-                let &channels = codes.shape().get(*axis).ok_or(Error::AxisOutOfRange {
-                    axis: *axis,
-                    dimensions: codes.ndim(),
-                })?;
-                if channels != qparams.len() {
-                    return Err(Error::ParameterCount {
-                        axis: *axis,
-                        channels,
-                        got: qparams.len(),
-                    });
-                }
-                qparams.iter().try_for_each(|pair| pair.check(range))?;
-            }
-        }
+        parameters.check(codes.shape(), range)?;
         let outside = codes.iter().position(|&code| !range.contains(code.into()));
         if let Some(index) = outside {
             return Err(Error::CodeOutOfRange {
@@ -100,35 +70,45 @@ impl QTensor {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] with index and, per channel, the channel; [`Error::BadRange`], [`Error::AxisOutOfRange`],
-    /// [`Error::BadCodeRange`]; [`Error::Unsupported`] for asymmetric codes per channel, which nothing here computes with.
+    /// Those of [`Parameters::choose`]; [`Error::BadCodeRange`] if a code does not fit an `i8`. (For codes without a sign
+    /// there is [`PackedTensor`](crate::PackedTensor).)
     pub fn quantize(values: ArrayViewD<'_, f32>, scheme: Scheme) -> Result<Self> {
-        let codes = scheme.codes;
-        match (scheme.granularity, scheme.symmetry) {
-            (Granularity::PerChannel { axis }, Symmetry::Symmetric) => {
-                let qparams = choose_qparams_per_channel(values.view(), axis, codes)?;
+        scheme.codes.check_i8()?;
+        let parameters = Parameters::choose(values.view(), scheme)?;
+        Self::quantize_as(values, parameters, scheme.codes)
+    }
+
+    /// Writes the values with these parameters, whatever their granularity.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] with index and, unless per tensor, the channel (per group: the row); [`Error::BadCodeRange`]; those of
+    /// [`Parameters::check`].
+    pub fn quantize_as(
+        values: ArrayViewD<'_, f32>,
+        parameters: Parameters,
+        codes: CodeRange,
+    ) -> Result<Self> {
+        codes.check_i8()?;
+        parameters.check(values.shape(), codes)?;
+        match parameters {
+            Parameters::PerTensor(qparams) => Self::quantize_with(values, qparams, codes),
+            Parameters::PerChannel { axis, qparams } => {
                 Self::quantize_per_channel(values, axis, qparams, codes)
             }
-            (Granularity::PerChannel { .. }, Symmetry::Asymmetric) => Err(Error::Unsupported {
-                what: "asymmetric codes per channel",
-            }),
-            (Granularity::PerTensor, symmetry) => {
+            Parameters::PerGroup { .. } => {
+                if values.ndim() < 2 {
+                    check_finite(values.as_standard_layout().as_slice().unwrap_or_default())?;
+                } else {
+                    check_finite_channels(&values, 0)?;
+                }
                 let values = values.as_standard_layout();
                 let slice = values.as_slice().unwrap_or_default();
-                check_finite(slice)?;
-                let range = slice
-                    .iter()
-                    .fold(ValueRange { min: 0.0, max: 0.0 }, |range, &x| ValueRange {
-                        min: range.min.min(x),
-                        max: range.max.max(x),
-                    });
-                let qparams = match symmetry {
-                    Symmetry::Symmetric => {
-                        QParams::symmetric(symmetric_scale(range.max_abs(), codes)?)
-                    }
-                    Symmetry::Asymmetric => choose_qparams(range, codes)?,
-                };
-                Self::quantize_with(values.view(), qparams, codes)
+                let mut written = Vec::with_capacity(slice.len());
+                for (range, pair) in parameters.runs(values.shape()) {
+                    written.extend(quantize(&slice[range], pair, codes)?);
+                }
+                Self::new(written, values.shape(), parameters, codes)
             }
         }
     }
@@ -187,6 +167,14 @@ impl QTensor {
                     *value = new;
                 }
             }
+            Parameters::PerGroup { .. } => {
+                let codes = self.as_slice();
+                let read = self.parameters.runs(self.shape());
+                let read = read.flat_map(|(range, pair)| dequantize(&codes[range], pair));
+                for (value, new) in values.iter_mut().zip(read) {
+                    *value = new;
+                }
+            }
             Parameters::PerChannel { axis, qparams } => {
                 for (channel, &pair) in qparams.iter().enumerate() {
                     let codes = self.codes.index_axis(Axis(*axis), channel);
@@ -225,23 +213,24 @@ impl QTensor {
         &self.parameters
     }
 
-    /// The pair that all codes share; `None` if every channel has its own.
+    /// The pair that all codes share; `None` if every channel or group has its own.
     #[must_use]
     pub fn qparams(&self) -> Option<QParams> {
         match &self.parameters {
             Parameters::PerTensor(qparams) => Some(*qparams),
-            Parameters::PerChannel { .. } => None,
+            Parameters::PerChannel { .. } | Parameters::PerGroup { .. } => None,
         }
     }
 
-    /// One scale for every index along axis 0, also when they share one.
+    /// One scale for every index along axis 0, also when they share one. Per group, all scales: those of the first row, then
+    /// those of the second, and so on.
     #[must_use]
     pub fn row_scales(&self) -> Vec<f32> {
         match &self.parameters {
             Parameters::PerTensor(qparams) => {
                 vec![qparams.scale; self.shape().first().copied().unwrap_or(1)]
             }
-            Parameters::PerChannel { qparams, .. } => {
+            Parameters::PerChannel { qparams, .. } | Parameters::PerGroup { qparams, .. } => {
                 qparams.iter().map(|pair| pair.scale).collect()
             }
         }
@@ -256,14 +245,10 @@ impl QTensor {
     /// The bytes held: one for each code and eight for each pair of parameters.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let pairs = match &self.parameters {
-            Parameters::PerTensor(_) => 1,
-            Parameters::PerChannel { qparams, .. } => qparams.len(),
-        };
-        self.codes.len() * size_of::<i8>() + pairs * size_of::<QParams>()
+        self.codes.len() * size_of::<i8>() + size_of_val(self.parameters.pairs())
     }
 
-    /// The same codes in another shape. Per channel the channels must stay where they are, so only the shape of
+    /// The same codes in another shape. Channels and groups must stay where they are, so only the shape of
     /// codes that share one pair can change.
     ///
     /// # Errors
@@ -272,7 +257,7 @@ impl QTensor {
     pub fn reshape(self, shape: &[usize]) -> Result<Self> {
         if self.qparams().is_none() {
             return Err(Error::Unsupported {
-                what: "another shape for codes with parameters per channel",
+                what: "another shape for codes with parameters per channel or group",
             });
         }
         let Self {

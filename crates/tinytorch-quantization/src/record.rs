@@ -298,12 +298,14 @@ fn integers(weight: &QTensor, bias: &[i32]) -> Vec<(String, RawTensor)> {
     let codes = weight.as_slice().iter().flat_map(|code| code.to_le_bytes());
     let scales = match weight.parameters() {
         Parameters::PerTensor(qparams) => vec![qparams.scale],
-        Parameters::PerChannel { .. } => weight.row_scales(),
+        Parameters::PerChannel { .. } | Parameters::PerGroup { .. } => weight.row_scales(),
     };
     // Without axes: one for all.
     let shape: &[usize] = match weight.parameters() {
         Parameters::PerTensor(_) => &[],
-        Parameters::PerChannel { qparams, .. } => &[qparams.len()],
+        Parameters::PerChannel { qparams, .. } | Parameters::PerGroup { qparams, .. } => {
+            &[qparams.len()]
+        }
     };
     let scales = raw(
         Dtype::F32,

@@ -36,6 +36,12 @@ impl CodeRange {
     };
     /// All values of a `u8`, as ONNX and the VNNI instructions like their activations.
     pub const UINT8: Self = Self { min: 0, max: 255 };
+    /// All values of four bits, `-8..=7`.
+    pub const INT4: Self = Self { min: -8, max: 7 };
+    /// `-7..=7`: the codes of weights in four bits, symmetric around zero.
+    pub const INT4_NARROW: Self = Self { min: -7, max: 7 };
+    /// All values of four bits without a sign, `0..=15`.
+    pub const UINT4: Self = Self { min: 0, max: 15 };
 
     /// All values of a signed integer of `bits` bits: `signed(4)` is `-8..=7`.
     ///
@@ -63,6 +69,30 @@ impl CodeRange {
     pub const fn narrow(bits: u32) -> Self {
         let Self { min, max } = Self::signed(bits);
         Self { min: min + 1, max }
+    }
+
+    /// All values of an unsigned integer of `bits` bits: `unsigned(4)` is `0..=15`.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is not in `2..=16`.
+    #[must_use]
+    #[track_caller]
+    pub const fn unsigned(bits: u32) -> Self {
+        assert!(2 <= bits && bits <= 16, "a code has 2 to 16 bits");
+        Self {
+            min: 0,
+            max: (1 << bits) - 1,
+        }
+    }
+
+    /// The fewest bits that tell these codes apart: 8 for [`CodeRange::INT8_NARROW`], 4 for `-7..=7`.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self.len() {
+            0..=2 => 1,
+            codes => (codes - 1).ilog2() + 1,
+        }
     }
 
     /// How many codes there are: 256 for [`CodeRange::INT8`].
@@ -110,7 +140,7 @@ impl CodeRange {
     /// [`Error::BadCodeRange`].
     pub fn check_i8(self) -> Result<()> {
         self.check()?;
-        if Self::INT8.contains(self.min) && Self::INT8.contains(self.max) {
+        if self.is_within(Self::INT8) {
             return Ok(());
         }
         Err(Error::BadCodeRange {
@@ -118,6 +148,12 @@ impl CodeRange {
             max: self.max,
             why: "do not fit an i8",
         })
+    }
+
+    /// Whether every code is one of `other` as well.
+    #[must_use]
+    pub const fn is_within(self, other: Self) -> bool {
+        other.contains(self.min) && other.contains(self.max)
     }
 }
 
@@ -139,6 +175,15 @@ pub enum Granularity {
     PerChannel {
         /// The axis of the channels: 0 for the weights of `Linear` `[out, in]` and `Conv2d` `[out, in, h, w]`.
         axis: usize,
+    },
+    /// One pair for every `size` values that follow one another in a row (N15).
+    ///
+    /// The rows are the indices along axis 0, each with all that belongs to it in row-major order: of the weight `[out, in]` of a
+    /// linear layer the groups lie along `in`, of `[out, in, h, w]` along `in · h · w`. A tensor with one axis is a
+    /// single row. No group crosses the end of a row: the last of each row is short if `size` does not divide its length.
+    PerGroup {
+        /// How many values share a pair, at least 1; 32 and 128 are usual. Larger than a row means one group for each row.
+        size: usize,
     },
 }
 
@@ -166,6 +211,56 @@ impl Scheme {
         granularity: Granularity::PerTensor,
         codes: CodeRange::INT8,
     };
+
+    /// [`Scheme::WEIGHTS`] with fewer bits: symmetric, per output channel, without the lowest code.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is not in `2..=8`.
+    #[must_use]
+    #[track_caller]
+    pub const fn weights(bits: u32) -> Self {
+        assert!(bits <= 8, "a weight has 2 to 8 bits");
+        Self {
+            codes: CodeRange::narrow(bits),
+            ..Self::WEIGHTS
+        }
+    }
+
+    /// [`Scheme::weights`] in groups of `size`.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is not in `2..=8`.
+    #[must_use]
+    #[track_caller]
+    pub const fn weights_in_groups(bits: u32, size: usize) -> Self {
+        Self {
+            granularity: Granularity::PerGroup { size },
+            ..Self::weights(bits)
+        }
+    }
+
+    /// Checks that the codes can serve, also for this symmetry, and that a group holds something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadCodeRange`], also for symmetric parameters over codes without a negative one: with zero point 0 all values
+    /// below zero would be cut off without a word. [`Error::BadGroupSize`].
+    pub fn check(self) -> Result<()> {
+        self.codes.check()?;
+        if self.symmetry == Symmetry::Symmetric && self.codes.min == 0 {
+            return Err(Error::BadCodeRange {
+                min: self.codes.min,
+                max: self.codes.max,
+                why: "have nothing below 0, as symmetric parameters need",
+            });
+        }
+        match self.granularity {
+            Granularity::PerGroup { size: 0 } => Err(Error::BadGroupSize),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The smallest and the largest value that were seen.
@@ -242,6 +337,37 @@ mod tests {
         assert_eq!(CodeRange::INT8.len(), 256);
         assert_eq!(CodeRange::INT8_NARROW.len(), 255);
         assert_eq!(CodeRange::signed(2), CodeRange { min: -2, max: 1 });
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_codes() {
+        for bits in 2..=16 {
+            assert_eq!(CodeRange::signed(bits).bits(), bits);
+            assert_eq!(CodeRange::narrow(bits).bits(), bits);
+            assert_eq!(CodeRange::unsigned(bits).bits(), bits);
+        }
+        assert_eq!(CodeRange::unsigned(4), CodeRange::UINT4);
+        assert_eq!(CodeRange { min: 0, max: 1 }.bits(), 1);
+        assert_eq!(CodeRange { min: 5, max: 4 }.bits(), 1);
+    }
+
+    #[test]
+    fn a_scheme_needs_codes_below_zero_if_symmetric_and_groups_that_hold_something() {
+        assert_eq!(Scheme::weights_in_groups(4, 32).check(), Ok(()));
+        assert_eq!(
+            Scheme::weights_in_groups(4, 0).check(),
+            Err(Error::BadGroupSize)
+        );
+        let unsigned = Scheme {
+            codes: CodeRange::UINT8,
+            ..Scheme::ACTIVATIONS
+        };
+        assert_eq!(unsigned.check(), Ok(()));
+        let symmetric = Scheme {
+            symmetry: Symmetry::Symmetric,
+            ..unsigned
+        };
+        assert!(symmetric.check().is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What must hold for all values, not only for the examples.
+//! Values to codes and back, for all values.
 
 use proptest::prelude::*;
 use tinytorch_quantization::{

@@ -1,0 +1,4 @@
+//! What must hold for all values, schemes and codes, not only for the examples.
+
+mod schemes;
+mod values;
