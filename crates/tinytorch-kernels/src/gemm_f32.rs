@@ -180,7 +180,7 @@ pub fn gemm_f32(
 
 /// Checks that the last element of a strided matrix lies inside its slice.
 #[track_caller]
-fn assert_reaches(
+pub(crate) fn assert_reaches(
     name: &str,
     [rows, columns]: [usize; 2],
     [row_stride, column_stride]: [usize; 2],

@@ -8,6 +8,7 @@ pub mod conv_i8;
 mod cpu;
 pub mod dynamic;
 pub mod elementwise;
+pub mod gemm_bf16;
 pub mod gemm_f32;
 pub mod gemm_i8;
 #[cfg(test)]
@@ -17,6 +18,9 @@ pub use conv_i8::{Conv2dShape, Images, PackedConv2d};
 pub use dynamic::{DynamicLinear, InputError, InputRange};
 pub use elementwise::{
     NotFinite, Quantize, dequantize_i8_f32, min_max, quantize_f32_i8, requantize_i32_i8,
+};
+pub use gemm_bf16::{
+    Bf16Elements, MatrixBf16, PackedBf16, bf16_is_fast, bf16_kernel_name, gemm_bf16,
 };
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};

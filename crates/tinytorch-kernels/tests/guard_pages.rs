@@ -8,8 +8,8 @@
 
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputRange, MatrixMut, MatrixRef,
-    PackedConv2d, PackedWeights, Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_f32,
-    kernels, min_max, quantize_f32_i8,
+    PackedBf16, PackedConv2d, PackedWeights, Quantize, Requantize, Scale, Threads,
+    dequantize_i8_f32, gemm_bf16, gemm_f32, kernels, min_max, quantize_f32_i8,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -208,6 +208,35 @@ fn real_products_stay_inside_their_slices() {
                     Threads::One,
                 );
                 assert_eq!(c.slice()[m * n - 1], k as f32 * 0.5);
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precision_products_stay_inside_their_slices() {
+    for side in SIDES {
+        for (m, n, k) in [(1, 17, 63), (5, 33, 20), (30, 65, 66), (15, 1, 1)] {
+            let dims = Dims { m, n, k };
+            let a = Guarded::new(&vec![1.0; m * k], side);
+            let b = Guarded::new(&vec![0.5; n * k], side);
+            for (a, b) in [
+                (
+                    MatrixRef::row_major(a.slice(), k),
+                    MatrixRef::row_major(b.slice(), n),
+                ),
+                (
+                    MatrixRef::row_major(a.slice(), m).transposed(),
+                    MatrixRef::row_major(b.slice(), k).transposed(),
+                ),
+            ] {
+                let (a, b) = (a.into(), b.into());
+                let mut c = Guarded::new(&vec![0.0; m * n], side);
+                let out = MatrixMut::row_major(c.slice_mut(), n);
+                gemm_bf16(dims, a, b, out, Accumulate::Overwrite, Threads::One);
+                let out = MatrixMut::row_major(c.slice_mut(), n);
+                PackedBf16::new(n, k, b).product(m, a, out, Accumulate::Add, Threads::One);
+                assert_eq!(c.slice()[m * n - 1], k as f32);
             }
         }
     }

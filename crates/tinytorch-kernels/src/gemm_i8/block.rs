@@ -64,7 +64,6 @@ impl<'a, T> BlockMut<'a, T> {
         self.rows
     }
 
-    #[cfg(target_arch = "x86_64")]
     pub fn columns(&self) -> usize {
         self.columns
     }
