@@ -48,6 +48,8 @@ pub mod gemm;
 pub mod histogram;
 #[path = "../../crates/tinytorch-quantization/src/layer.rs"]
 pub mod layer;
+#[path = "../../crates/tinytorch-quantization/src/learned.rs"]
+pub mod learned;
 pub mod linear;
 pub mod loss_scaling;
 #[path = "../../crates/tinytorch-quantization/src/metrics.rs"]
@@ -66,6 +68,10 @@ mod pool;
 pub mod prepare;
 #[path = "../../crates/tinytorch-quantization/src/qat.rs"]
 pub mod qat;
+#[path = "../../crates/tinytorch-quantization/src/qat_activation.rs"]
+mod qat_activation;
+#[path = "../../crates/tinytorch-quantization/src/qat_layer.rs"]
+pub mod qat_layer;
 #[path = "../../crates/tinytorch-quantization/src/qlayer.rs"]
 pub mod qlayer;
 #[path = "../../crates/tinytorch-quantization/src/qmodel.rs"]
@@ -95,6 +101,7 @@ pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
+pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
@@ -103,7 +110,9 @@ pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
-pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
+pub use qat::{
+    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
+};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};

@@ -74,7 +74,7 @@ pub fn quantize_parts(
 }
 
 /// The smallest weight scale with which `bias` fits beside the products in an `i32`.
-fn smallest_scale(bias: f32, input_scale: f32, products: usize) -> f32 {
+pub(crate) fn smallest_scale(bias: f32, input_scale: f32, products: usize) -> f32 {
     let room = f64::from(room_for_bias(products)).max(1.0);
     let needed = f64::from(bias.abs()) / (room * f64::from(input_scale));
     // Rounding to f32 may go down, rounding of the bias up: one part in a million covers both.

@@ -17,7 +17,7 @@
 //! | [`observer`], [`histogram`], [`entropy`] | which range? |
 //! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
 //! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
-//! | [`fake_quantize`](mod@fake_quantize), [`qat`] | training that feels the rounding |
+//! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`metrics`] | what it costs |
 //!
@@ -61,6 +61,7 @@ pub mod fold;
 pub mod gemm;
 pub mod histogram;
 pub mod layer;
+pub mod learned;
 pub mod linear;
 pub mod loss_scaling;
 pub mod metrics;
@@ -72,6 +73,8 @@ pub mod per_channel;
 mod pool;
 pub mod prepare;
 pub mod qat;
+mod qat_activation;
+pub mod qat_layer;
 pub mod qlayer;
 pub mod qmodel;
 pub mod qparams;
@@ -94,6 +97,7 @@ pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
+pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
@@ -102,7 +106,9 @@ pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
-pub use qat::{FakeQuantize, QatLayer, QatModel, prepare_qat};
+pub use qat::{
+    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
+};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};

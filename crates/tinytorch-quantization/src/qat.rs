@@ -1,237 +1,159 @@
-//! Quantization-aware training: layers that compute in `f32` and already feel what INT8 will do to them.
+//! Quantization-aware training: a model that trains with the errors of its integer version, and becomes it.
 //!
 //! ```text
-//! prepare_qat(model) -> QatModel     weights copied, batch norm folded, fake quantization at every place
-//! train it like any other            Trainer, optimizer, loss: a QatModel is a Layer
-//! QatModel::convert() -> QModel      the same scales, now for real integers
+//! prepare_qat(model) -> QatModel     weights copied, fake quantization at every place
+//! train it like any other            Trainer, optimizer, loss: a QatModel is a Layer; or `train_qat`, which does it all
+//! QatModel::convert() -> QModel      the same codes
 //! ```
 //!
-//! In: a trained model. Out: a model that was trained some more with its rounding errors in the forward pass. Ranges
-//! of activations are moving averages, kept as buffers: they are saved with the weights.
+//! In: a trained model. Out: a model that was trained some more with its rounding errors in the forward pass.
 //!
-//! Source: Jacob et al. 2018, section 3.
+//! What is evaluated is what is deployed: in evaluation a [`QatModel`] gives the same bits as the [`QModel`] that
+//! [`QatModel::convert`] makes of it. In training too, except behind a batch norm that still lives: that one normalizes with
+//! the moments of the batch, which no deployed model has. See [`crate::qat_layer`].
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::data::{DataLoader, Targets, TensorDataset};
+//! use tinytorch_core::nn::{Layer, Linear, Relu, Sequential};
+//! use tinytorch_core::optim::{Adam, AdamConfig};
+//! use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
+//! use tinytorch_core::{Tensor, no_grad};
+//! use tinytorch_quantization::{QatOptions, prepare_qat};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with(Linear::new(8, 16, rng))
+//!     .with(Relu)
+//!     .with(Linear::new(16, 2, rng));
+//! let x = Tensor::randn(&[64, 8], rng);
+//! let classes = (0..64).map(|i| usize::from(x.array()[[i, 0]] > 0.0)).collect();
+//! let data = DataLoader::new(TensorDataset::new(&x, Targets::Classes(classes))?, 16)?;
+//!
+//! let qat = prepare_qat(&model, &QatOptions::learned(4))?;
+//! let adam = Adam::new(qat.named_parameters(), AdamConfig::default());
+//! let mut trainer = Trainer::new(&qat, adam, CrossEntropy).progress(Progress::Silent);
+//! trainer.fit(&data, None, 2)?;
+//!
+//! qat.set_training(false);
+//! let evaluated = no_grad(|| qat.forward(&x))?;
+//! let deployed = qat.convert()?.forward(&x)?;
+//! assert_eq!(evaluated.to_vec(), deployed.to_vec());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Sources: Jacob et al. 2018, section 3; Krishnamoorthi 2018, section 3.2; Esser et al. 2020 for learned steps.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::conv::QConv2d;
 use crate::error::{Error, Result};
-use crate::fake_quantize::{fake_quantize, fake_quantize_per_channel};
-use crate::framework::nn::{Layer, Sequential};
-use crate::framework::{self, Tensor};
-use crate::linear::QLinear;
-use crate::observer::{MovingAverageMinMaxObserver, Observer};
-use crate::per_channel::choose_qparams_per_channel;
-use crate::prepare::{PrepareOptions, prepare};
+use crate::fake_quantize::fake_quantize;
+use crate::framework::nn::{BatchNorm2d, Conv2d, Layer, Sequential};
+use crate::framework::{self, Tensor, is_recording};
+use crate::prepare::{Calibration, PrepareOptions, Prepared, prepare};
+use crate::qat_layer::{Parts, copied, run, with_value};
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qmodel::QModel;
-use crate::qparams::{choose_qparams, symmetric_scale};
-use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
-use crate::stage::{Folded, Operation, Role};
+use crate::scheme::{CodeRange, QParams, Scheme};
+use crate::stage::{Folded, Role, Stage, bias_of};
 
-/// A layer that changes no shape and only rounds: each value to the nearest that has a code.
-///
-/// In training it watches the values and follows their range; in evaluation, or frozen, the range stays. The range is
-/// the buffer `range`, `[2]`: smallest and largest, NaN until a value came.
-#[derive(Debug)]
-pub struct FakeQuantize {
-    range: Tensor,
-    averaging_constant: f32,
-    codes: CodeRange,
-    training: AtomicBool,
-    frozen: AtomicBool,
+pub use crate::qat_activation::FakeQuantize;
+pub use crate::qat_layer::QatLayer;
+
+/// Where a scale comes from in quantization-aware training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steps {
+    /// From the values: the largest magnitude of weights, a moving average of the range of activations.
+    #[default]
+    Observed,
+    /// From the gradient: the scale is a parameter (LSQ).
+    Learned,
 }
 
-impl FakeQuantize {
-    /// A layer that rounds to `codes` and follows ranges with this averaging constant.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadAveragingConstant`], [`Error::BadCodeRange`].
-    pub fn new(averaging_constant: f32, codes: CodeRange) -> Result<Self> {
-        MovingAverageMinMaxObserver::new(averaging_constant)?;
-        codes.check()?;
-        Ok(Self {
-            range: Tensor::full(&[2], f32::NAN),
-            averaging_constant,
-            codes,
-            training: AtomicBool::new(true),
-            frozen: AtomicBool::new(false),
-        })
-    }
+/// What becomes of a batch norm behind a convolution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BatchNormTraining {
+    /// It trains on, with the moments of each batch, until it is frozen.
+    #[default]
+    Live,
+    /// It is folded at once with the moments it came with, and its weight and bias are no parameters any more.
+    Folded,
+}
 
-    /// The range so far.
+/// What [`prepare_qat`] may be told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QatOptions {
+    /// How weights are written, and which layers stay in `f32`. Of the calibration only a moving average counts: its
+    /// constant is used for the ranges of activations, 0.01 otherwise.
+    pub prepare: PrepareOptions,
+    /// Where the scales of weights come from.
+    pub weight_steps: Steps,
+    /// Where the scales of activations come from.
+    pub activation_steps: Steps,
+    /// The codes of activations. Fewer than 8 bits are for study: they are simulated, and cannot be converted.
+    pub activations: CodeRange,
+    /// What becomes of batch norms.
+    pub batch_norm: BatchNormTraining,
+}
+
+impl Default for QatOptions {
+    /// 8 bits, observed, batch norms live.
+    fn default() -> Self {
+        Self {
+            prepare: PrepareOptions::default(),
+            weight_steps: Steps::default(),
+            activation_steps: Steps::default(),
+            activations: CodeRange::INT8,
+            batch_norm: BatchNormTraining::default(),
+        }
+    }
+}
+
+impl QatOptions {
+    /// Weights of so many bits with a learned step for each channel, activations of 8 bits with an observed range.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is not in `2..=8`.
     #[must_use]
-    pub fn range(&self) -> Option<ValueRange> {
-        match *self.range.to_vec().as_slice() {
-            [min, max] if !(min.is_nan() || max.is_nan()) => Some(ValueRange { min, max }),
-            _ => None,
+    #[track_caller]
+    pub fn learned(bits: u32) -> Self {
+        Self {
+            prepare: PrepareOptions {
+                weights: Scheme::weights(bits),
+                ..PrepareOptions::default()
+            },
+            weight_steps: Steps::Learned,
+            ..Self::default()
         }
     }
 
-    /// What the codes mean.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NothingObserved`], [`Error::BadRange`].
-    pub fn qparams(&self) -> Result<QParams> {
-        let range = self
-            .range()
-            .ok_or(Error::NothingObserved { tensor: None })?;
-        choose_qparams(range, self.codes)
-    }
-
-    /// Whether the range stays as it is, also in training.
-    pub fn freeze(&self, frozen: bool) {
-        self.frozen.store(frozen, Ordering::Relaxed);
-    }
-
-    /// Follows the range, in training, and rounds.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] with the index; [`Error::NothingObserved`] in evaluation before any training.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let (training, frozen) = (&self.training, &self.frozen);
-        let follows = self.range().is_none() || !frozen.load(Ordering::Relaxed);
-        if training.load(Ordering::Relaxed) && follows {
-            let mut observer =
-                MovingAverageMinMaxObserver::resume(self.averaging_constant, self.range())?;
-            let values = x.array();
-            let values = values.as_standard_layout();
-            observer.observe(values.as_slice().unwrap_or_default())?;
-            let ValueRange { min, max } = observer.range()?;
-            self.range.assign(&Tensor::new(vec![min, max], &[2])?)?;
-        }
-        fake_quantize(x, self.qparams()?, self.codes)
-    }
-}
-
-impl Layer for FakeQuantize {
-    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        self.apply(x).map_err(Error::into_framework)
-    }
-
-    fn kind(&self) -> &'static str {
-        "fake_quantize"
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn own_buffers(&self) -> Vec<(String, Tensor)> {
-        vec![("range".to_owned(), self.range.clone())]
-    }
-
-    fn set_training(&self, training: bool) {
-        self.training.store(training, Ordering::Relaxed);
-    }
-}
-
-/// A linear layer or a convolution with fake-quantized weights and outputs.
-#[derive(Debug)]
-pub struct QatLayer {
-    weight: Tensor,
-    bias: Tensor,
-    operation: Operation,
-    relu: bool,
-    scheme: Scheme,
-    output: FakeQuantize,
-}
-
-impl QatLayer {
-    /// The weight as it is trained, not rounded.
-    #[must_use]
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    /// The bias as it is trained.
-    #[must_use]
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
-    }
-
-    /// The weight as the forward pass sees it: each value where a code is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] with channel and index.
-    pub fn rounded_weight(&self) -> Result<Tensor> {
-        let codes = self.scheme.codes;
-        match self.scheme.granularity {
-            Granularity::PerTensor => {
-                let values = self.weight.array();
-                let max_abs = values.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-                let qparams = QParams::symmetric(symmetric_scale(max_abs, codes)?);
-                fake_quantize(&self.weight, qparams, codes)
-            }
-            Granularity::PerChannel { axis } => {
-                let values = self.weight.array();
-                let qparams = choose_qparams_per_channel(values.view(), axis, codes)?;
-                fake_quantize_per_channel(&self.weight, axis, &qparams, codes)
-            }
-            Granularity::PerGroup { .. } => Err(Error::Unsupported {
-                what: "training with weights in groups",
-            }),
-        }
-    }
-
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.rounded_weight()?;
-        let y = match self.operation {
-            Operation::Linear => x.matmul(&weight.transpose()?)?.try_add(&self.bias)?,
-            Operation::Conv2d(options) => x.conv2d(&weight, Some(&self.bias), options)?,
+    fn activation(&self) -> Result<Arc<FakeQuantize>> {
+        let constant = match self.prepare.calibration {
+            Calibration::MovingAverage(constant) => constant,
+            _ => AVERAGING_CONSTANT,
         };
-        let y = if self.relu { y.relu() } else { y };
-        self.output.apply(&y)
+        Ok(Arc::new(match self.activation_steps {
+            Steps::Observed => FakeQuantize::new(constant, self.activations)?,
+            Steps::Learned => FakeQuantize::learned(self.activations)?,
+        }))
     }
+}
 
-    fn quantize(&self, input: QParams) -> Result<QLayer> {
-        let (weight, bias) = (self.weight.array(), self.bias.to_vec());
-        let (weight, scheme, relu) = (weight.view(), self.scheme, self.relu);
-        let output = self.output.qparams()?;
-        match self.operation {
-            Operation::Linear => {
-                QLinear::quantize(weight, &bias, scheme, input, output, relu).map(QLayer::Linear)
-            }
-            Operation::Conv2d(options) => {
-                QConv2d::quantize(weight, &bias, options, scheme, input, output, relu)
-                    .map(QLayer::Conv2d)
-            }
+impl From<PrepareOptions> for QatOptions {
+    fn from(prepare: PrepareOptions) -> Self {
+        Self {
+            prepare,
+            ..Self::default()
         }
     }
 }
 
-impl Layer for QatLayer {
-    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        self.apply(x).map_err(Error::into_framework)
-    }
-
-    fn kind(&self) -> &'static str {
-        match self.operation {
-            Operation::Linear => "qat_linear",
-            Operation::Conv2d(_) => "qat_conv2d",
-        }
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn children(&self) -> Vec<(String, &dyn Layer)> {
-        vec![("output".to_owned(), &self.output)]
-    }
-
-    fn own_parameters(&self) -> Vec<(String, Tensor)> {
-        vec![
-            ("weight".to_owned(), self.weight.clone()),
-            ("bias".to_owned(), self.bias.clone()),
-        ]
-    }
-}
+/// The averaging constant of activations in quantization-aware training, if no other is asked for.
+const AVERAGING_CONSTANT: f32 = 0.01;
 
 /// One layer of a [`QatModel`].
 enum Part {
@@ -240,18 +162,20 @@ enum Part {
     Same {
         layer: Arc<dyn Layer>,
         quantized: QLayer,
+        codes: Arc<FakeQuantize>,
     },
-    /// Not quantized; what it gives to the next layer is.
+    /// Not quantized; what it gives to the next layer is, if that one computes in integers.
     Float {
         layer: Arc<dyn Layer>,
         reason: String,
-        output: FakeQuantize,
+        output: Arc<FakeQuantize>,
+        rounds: bool,
     },
 }
 
 /// A model that trains with the errors of INT8 in its forward pass.
 pub struct QatModel {
-    input: FakeQuantize,
+    input: Arc<FakeQuantize>,
     parts: Vec<(String, Part)>,
 }
 
@@ -265,71 +189,100 @@ impl std::fmt::Debug for QatModel {
     }
 }
 
-/// The averaging constant of activations in quantization-aware training, if no other is asked for.
-const AVERAGING_CONSTANT: f32 = 0.01;
-
 /// Makes a model for quantization-aware training from a trained one.
 ///
-/// Weights and biases are copied: the original is not trained, except for layers that stay in `f32`, which both share.
-/// Dropout is left out. Batch norms are folded into the convolutions before them,
-/// with their running statistics, so the new model has none of those. Of `options`, the calibration counts only if it is a
-/// moving average: its constant is used.
+/// Weights, biases and batch norms are copied: the original is not trained, except for layers that stay in `f32`, which
+/// both share. Dropout is left out.
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchLayer`], [`Error::BadAveragingConstant`], [`Error::BadCodeRange`], [`Error::ShapeMismatch`] if a batch norm
-/// does not fit the convolution before it.
-pub fn prepare_qat(model: &Sequential, options: &PrepareOptions) -> Result<QatModel> {
-    let constant = match options.calibration {
-        crate::prepare::Calibration::MovingAverage(constant) => constant,
-        _ => AVERAGING_CONSTANT,
-    };
-    let output = || FakeQuantize::new(constant, CodeRange::INT8);
-    let prepared = prepare(model, options)?;
+/// [`Error::NoSuchLayer`], [`Error::BadAveragingConstant`], [`Error::BadCodeRange`], [`Error::Unsupported`] for weights that
+/// are not symmetric, [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it, [`Error::NotFinite`]
+/// if a weight is not.
+pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel> {
+    let prepared = prepare(model, &options.prepare)?;
+    let input = options.activation()?;
+    let mut current = input.clone();
     let mut parts = Vec::new();
-    for stage in prepared.stages() {
+    for (index, stage) in prepared.stages().iter().enumerate() {
         let part = match stage.role() {
             Role::Weighted => {
-                let Some(folded) = stage.folded()? else {
-                    return Err(Error::Unsupported {
-                        what: "a weighted layer that is neither linear nor a convolution",
-                    });
-                };
-                let Folded {
-                    weight,
-                    bias,
-                    operation,
-                    relu,
-                    scheme,
-                } = folded;
-                let outputs = bias.len();
-                Part::Weighted(QatLayer {
-                    weight: Tensor::from_array(weight).with_grad(),
-                    bias: Tensor::new(bias, &[outputs])?.with_grad(),
-                    operation,
-                    relu,
-                    scheme,
-                    output: output()?,
-                })
+                let output = options.activation()?;
+                let named = |error: Error| error.in_tensor(&format!("{}.weight", stage.name()));
+                let parts = weighted(stage, options, current, output.clone())?;
+                current = output;
+                Part::Weighted(QatLayer::new(parts).map_err(named)?)
             }
             Role::Same(quantized) => Part::Same {
                 layer: stage.layers()[0].clone(),
                 quantized: quantized.clone(),
+                codes: current.clone(),
             },
-            Role::Float(reason) => Part::Float {
-                layer: stage.layers()[0].clone(),
-                reason: reason.to_owned(),
-                output: output()?,
-            },
+            Role::Float(reason) => {
+                current = options.activation()?;
+                Part::Float {
+                    layer: stage.layers()[0].clone(),
+                    reason: reason.to_owned(),
+                    output: current.clone(),
+                    rounds: reads_codes(&prepared, index + 1),
+                }
+            }
         };
         parts.push((stage.name().to_owned(), part));
     }
-    let model = QatModel {
-        input: output()?,
-        parts,
-    };
+    let model = QatModel { input, parts };
     model.set_training(true);
     Ok(model)
+}
+
+/// Whether there is a stage of this index, and it takes codes.
+fn reads_codes(prepared: &Prepared, index: usize) -> bool {
+    let stage = prepared.stages().get(index);
+    stage.is_some_and(|stage| !matches!(stage.role(), Role::Float(_)))
+}
+
+/// What a weighted stage is made of.
+fn weighted(
+    stage: &Stage,
+    options: &QatOptions,
+    input: Arc<FakeQuantize>,
+    output: Arc<FakeQuantize>,
+) -> Result<Parts> {
+    let Some(folded) = stage.folded()? else {
+        return Err(Error::Unsupported {
+            what: "a weighted layer that is neither linear nor a convolution",
+        });
+    };
+    let Folded {
+        mut weight,
+        mut bias,
+        operation,
+        relu,
+        scheme,
+    } = folded;
+    let first = stage.layers()[0].as_any();
+    let mut norm = None;
+    if let (BatchNormTraining::Live, Some(layer)) =
+        (options.batch_norm, first.downcast_ref::<Conv2d>())
+    {
+        let mut norms = stage.layers().iter();
+        if let Some(found) = norms.find_map(|layer| layer.as_any().downcast_ref::<BatchNorm2d>()) {
+            weight = layer.weight().array().into_owned();
+            bias = bias_of(layer.bias(), weight.shape()[0]);
+            norm = Some(copied(found)?);
+        }
+    }
+    Ok(Parts {
+        weight,
+        bias,
+        norm,
+        operation,
+        relu,
+        scheme,
+        learned: options.weight_steps == Steps::Learned,
+        input,
+        output,
+    })
 }
 
 impl Part {
@@ -342,35 +295,105 @@ impl Part {
 
     fn output(&self) -> Option<&FakeQuantize> {
         match self {
-            Self::Weighted(layer) => Some(&layer.output),
+            Self::Weighted(layer) => Some(layer.output()),
             Self::Float { output, .. } => Some(output),
             Self::Same { .. } => None,
         }
     }
+
+    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
+        match self {
+            Self::Weighted(layer) => layer.forward(x),
+            Self::Same {
+                layer,
+                quantized: QLayer::AvgPool2d(_),
+                codes,
+            } => self
+                .averaged(&**layer, codes, x)
+                .map_err(Error::into_framework),
+            // What only picks values that have codes gives values that have codes.
+            Self::Same { layer, .. } => layer.forward(x),
+            Self::Float {
+                layer,
+                output,
+                rounds,
+                ..
+            } => {
+                let y = layer.forward(x)?;
+                if *rounds {
+                    return output.forward(&y);
+                }
+                // Real values go on as they are, as in the integer model; their range is wanted all the same.
+                output.observe(&y).map_err(Error::into_framework)?;
+                Ok(y)
+            }
+        }
+    }
+
+    /// A mean of values that have codes has none as a rule: it is rounded to one, as the integers do.
+    fn averaged(&self, layer: &dyn Layer, codes: &FakeQuantize, x: &Tensor) -> Result<Tensor> {
+        let qparams = codes.qparams()?;
+        let Self::Same { quantized, .. } = self else {
+            return Ok(layer.forward(x)?);
+        };
+        let integers = codes.codes() == CodeRange::INT8;
+        if integers && !is_recording() {
+            return run(quantized.clone(), qparams, x);
+        }
+        let y = fake_quantize(&layer.forward(x)?, qparams, codes.codes())?;
+        if !integers {
+            return Ok(y);
+        }
+        Ok(with_value(&y, &run(quantized.clone(), qparams, x)?))
+    }
 }
 
 impl QatModel {
+    /// The linear layers and convolutions, by name.
+    pub fn weighted_layers(&self) -> impl Iterator<Item = (&str, &QatLayer)> {
+        self.parts.iter().filter_map(|(name, part)| match part {
+            Part::Weighted(layer) => Some((name.as_str(), layer)),
+            Part::Same { .. } | Part::Float { .. } => None,
+        })
+    }
+
+    fn activations(&self) -> impl Iterator<Item = &FakeQuantize> {
+        let outputs = self.parts.iter().filter_map(|(_, part)| part.output());
+        std::iter::once(&*self.input).chain(outputs)
+    }
+
     /// Lets the ranges of all activations stay as they are (`true`), or follow again in training. Towards the end of
     /// a training, ranges that no longer move let the weights settle.
     pub fn freeze(&self, frozen: bool) {
-        self.input.freeze(frozen);
-        for output in self.parts.iter().filter_map(|(_, part)| part.output()) {
-            output.freeze(frozen);
-        }
+        self.activations().for_each(|a| a.freeze(frozen));
+    }
+
+    /// Lets all batch norms use their running moments also in training (`true`), or the moments of the batch again.
+    /// From then on training computes, to the bit, what is deployed.
+    ///
+    /// Source: Krishnamoorthi 2018, section 3.2.2.
+    pub fn freeze_batch_norm(&self, frozen: bool) {
+        self.weighted_layers()
+            .for_each(|(_, layer)| layer.freeze_batch_norm(frozen));
     }
 
     /// The integer model with the weights and ranges that were trained.
     ///
     /// # Errors
     ///
-    /// [`Error::NothingObserved`] that names the place, if the model was never run in training; those of
-    /// [`QModel::new`].
+    /// [`Error::NothingObserved`] that names the place, if the model was never run in training; [`Error::Unsupported`] if
+    /// activations have other codes than −128..=127; those of [`QModel::new`].
     pub fn convert(&self) -> Result<QModel> {
+        if self.input.codes() != CodeRange::INT8 {
+            return Err(Error::Unsupported {
+                what: "activations in integers with other codes than -128..=127",
+            });
+        }
         let first = self
             .input
             .qparams()
             .map_err(|error| error.in_tensor("input"))?;
-        let mut input = first;
+        let mut input: QParams = first;
         let mut layers = Vec::with_capacity(self.parts.len());
         for (name, part) in &self.parts {
             let layer = match part {
@@ -383,6 +406,7 @@ impl QatModel {
                     layer,
                     reason,
                     output,
+                    ..
                 } => {
                     layer.set_training(false);
                     QLayer::Float(FloatLayer {
@@ -401,17 +425,16 @@ impl QatModel {
 
 impl Layer for QatModel {
     fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        let mut x = self.input.forward(x)?;
-        let last = self.parts.len().saturating_sub(1);
-        for (index, (_, part)) in self.parts.iter().enumerate() {
-            x = part.layer().forward(&x)?;
-            // A layer in f32 at the end gives its values as they are, as in the integer model.
-            if let Part::Float { output, .. } = part {
-                let rounded = output.forward(&x)?;
-                x = if index == last { x } else { rounded };
-            }
-        }
-        Ok(x)
+        // A layer in `f32` at the start is given what comes, as in the integer model.
+        let x = if let Some((_, Part::Float { .. })) | None = self.parts.first() {
+            self.input.observe(x).map_err(Error::into_framework)?;
+            x.clone()
+        } else {
+            self.input.forward(x)?
+        };
+        self.parts
+            .iter()
+            .try_fold(x, |x, (_, part)| part.forward(&x))
     }
 
     fn kind(&self) -> &'static str {
@@ -424,11 +447,11 @@ impl Layer for QatModel {
 
     fn children(&self) -> Vec<(String, &dyn Layer)> {
         let mut children: Vec<(String, &dyn Layer)> =
-            vec![("quantize_input".to_owned(), &self.input)];
+            vec![("quantize_input".to_owned(), &*self.input)];
         for (name, part) in &self.parts {
             children.push((name.clone(), part.layer()));
             if let Part::Float { output, .. } = part {
-                children.push((format!("{name}.output"), output));
+                children.push((format!("{name}.output"), &**output));
             }
         }
         children

@@ -134,7 +134,7 @@ fn training_aware_of_two_bit_weights_saves_what_rounding_afterwards_loses() {
     calibrate(&mut prepared, [train]).expect("good images");
     let afterwards = accuracy(&convert(&prepared).expect("calibrated"));
 
-    let aware = prepare_qat(&model, &options).expect("known layers");
+    let aware = prepare_qat(&model, &options.clone().into()).expect("known layers");
     fit(&aware, 20);
     let aware = accuracy(&aware.convert().expect("it was trained"));
     assert!(aware > 0.9, "{aware} with training");
