@@ -109,6 +109,19 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// For instructors: a repository for students, without solutions and hidden checks; or a later version for one of theirs.
+    #[command(group = clap::ArgGroup::new("where").required(true).args(["out", "update"]))]
+    Release {
+        /// Make it as this new folder.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Bring the repository in this folder up to date: what its student wrote stays.
+        #[arg(long, value_name = "DIR")]
+        update: Option<PathBuf>,
+        /// Only these modules, and what they build on; without it, all that are written, or those the repository has.
+        #[arg(long, value_name = "MODULES", value_delimiter = ',')]
+        modules: Vec<String>,
+    },
     /// Is this machine ready?
     Doctor,
     /// For maintainers of the course.

@@ -25,6 +25,7 @@ pub mod parallel;
 pub mod process;
 pub mod progress;
 pub mod receipt;
+pub mod release;
 pub mod report;
 pub mod snapshot;
 pub mod subject;

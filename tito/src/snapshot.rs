@@ -236,6 +236,17 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps a content, whether or not a file has it.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if it cannot be written.
+    pub fn keep_content(&self, _lock: &Lock, content: &[u8]) -> Result<()> {
+        Ok(self
+            .put(content)
+            .map_err(|error| cannot_write(&self.state, &error))?)
+    }
+
     /// The content with this hash.
     ///
     /// # Errors

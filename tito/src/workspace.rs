@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::failure::Failure;
 use crate::manifest::{self, Course, Entry, Manifest};
+use crate::markers::Marked;
 
 /// The file that makes a folder the course's.
 const COURSE: &str = "modules/course.toml";
@@ -265,6 +266,33 @@ impl Module {
             shown,
             text,
         })
+    }
+
+    /// The exercises, without the bonus, whose solution the library does not have: those of a student's repository before the export.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the library's files.
+    pub fn unfinished_in_library(&self) -> Result<Vec<String>> {
+        let mut waiting = Vec::new();
+        for twin in self.twin_files()? {
+            let marked = Marked::parse(&twin.text).map_err(|error| {
+                Failure::environment(format!("{}:{}: {}", twin.shown, error.line, error.what))
+            })?;
+            for hole in marked
+                .holes()
+                .iter()
+                .filter(|hole| marked.is_unfinished(hole))
+            {
+                let exercise = self.manifest.exercise_of_hole(hole.tag);
+                if let Some(exercise) = exercise.filter(|exercise| !exercise.bonus)
+                    && !waiting.contains(&exercise.id)
+                {
+                    waiting.push(exercise.id.clone());
+                }
+            }
+        }
+        Ok(waiting)
     }
 
     /// How to get an exercise file back that was lost or damaged.

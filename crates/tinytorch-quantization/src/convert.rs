@@ -91,15 +91,16 @@ pub fn calibrate(prepared: &mut Prepared, batches: impl IntoIterator<Item = Tens
 /// [`Stage::quantize`]: crate::prepare::Stage::quantize
 pub fn convert(prepared: &Prepared) -> Result<QModel> {
     // BEGIN SOLUTION 15.9b
-    let first = prepared.input_qparams()?;
-    let mut input = first;
-    let mut layers = Vec::new();
+    let of_the_input = prepared.input_qparams()?;
+    let mut before = of_the_input;
+    let mut named_layers = Vec::new();
     for stage in prepared.stages() {
-        let output = stage.output_qparams(input)?;
-        layers.push((stage.name().to_owned(), stage.quantize(input, output)?));
-        input = output;
+        let after = stage.output_qparams(before)?;
+        let layer = stage.quantize(before, after)?;
+        named_layers.push((stage.name().to_owned(), layer));
+        before = after;
     }
-    QModel::new(first, layers)
+    QModel::new(of_the_input, named_layers)
     // END SOLUTION
 }
 

@@ -42,7 +42,7 @@ pub fn quantize_bias(bias: &[f32], input_scale: f32, weight_scales: &[f32]) -> R
     }
     // BEGIN SOLUTION 15.8b
     let code_of = |(channel, (&bias, &weight_scale)): (usize, (&f32, &f32))| {
-        let step = f64::from(input_scale) * f64::from(weight_scale);
+        let step = f64::from(weight_scale) * f64::from(input_scale);
         let code = (f64::from(bias) / step).round_ties_even();
         if code >= f64::from(i32::MIN) && code <= f64::from(i32::MAX) {
             return Ok(code as i32);
@@ -186,10 +186,15 @@ impl QLinear {
             *sum += bias;
         }
         let int8 = crate::CodeRange::INT8;
-        let mut range = int8;
-        if self.relu {
-            range.min = self.output.zero_point;
-        }
+        let lowest = if self.relu {
+            self.output.zero_point
+        } else {
+            int8.min
+        };
+        let range = crate::CodeRange {
+            min: lowest,
+            ..int8
+        };
         let y = crate::requantize(&sums, &self.multipliers()?, self.output.zero_point, range);
         let meaning = crate::qtensor::Parameters::PerTensor(self.output);
         QTensor::new(y, &[batch, outputs], meaning, int8)

@@ -108,20 +108,18 @@ pub fn quantize_per_channel(
     }
     qparams.iter().try_for_each(|pair| pair.check(codes))?;
     // BEGIN SOLUTION 15.5b
-    let mut result = ArrayD::zeros(values.raw_dim());
-    for (channel, &pair) in qparams.iter().enumerate() {
-        let reals: Vec<f32> = values
-            .index_axis(Axis(axis), channel)
-            .iter()
-            .copied()
-            .collect();
+    let mut all_codes = ArrayD::zeros(values.raw_dim());
+    let channels = values
+        .axis_iter(Axis(axis))
+        .zip(all_codes.axis_iter_mut(Axis(axis)));
+    for ((reals, mut own), &pair) in channels.zip(qparams) {
+        let reals: Vec<f32> = reals.iter().copied().collect();
         let written = crate::quantize::quantize(&reals, pair, codes)?;
-        let mut target = result.index_axis_mut(Axis(axis), channel);
-        for (code, new) in target.iter_mut().zip(written) {
+        for (code, new) in own.iter_mut().zip(written) {
             *code = new;
         }
     }
-    Ok(result)
+    Ok(all_codes)
     // END SOLUTION
 }
 

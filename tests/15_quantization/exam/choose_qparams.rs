@@ -132,7 +132,7 @@ pub(super) fn case(note: &str, min: f32, max: f32, codes: CodeRange) -> Case {
 
 /// A range around zero, much longer on one side, with a zero point well away from a tie.
 pub(super) fn lopsided(rng: &mut Rng, codes: CodeRange) -> Case {
-    let steps = (codes.max - codes.min) as f32;
+    let steps = codes.max as f32 - codes.min as f32;
     let width = rng.f32(0.01, 40.0);
     // Never the middle: there symmetric parameters would nearly be right.
     let share = if rng.flag() {

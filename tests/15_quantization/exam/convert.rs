@@ -343,7 +343,8 @@ fn calibrated(case: &Case) -> Result<Prepared, Stop> {
     for batch in batches(case)? {
         prepared.observe_input(&batch).map_err(refused)?;
         let mut x = batch;
-        for stage in prepared.stages_mut() {
+        for at in 0..prepared.stages().len() {
+            let stage = &mut prepared.stages_mut()[at];
             x = stage.forward(&x).map_err(refused)?;
             stage.observe(&x).map_err(refused)?;
         }

@@ -103,15 +103,17 @@ fn clear(bins: usize, levels: usize, note: &str, mut draw: impl FnMut() -> Vec<f
         if histogram.add(&values).is_err() {
             continue;
         }
-        let sides = histogram.negative().iter().zip(histogram.positive());
-        let counts: Vec<f64> = sides.map(|(below, above)| (below + above) as f64).collect();
-        let mut lost: Vec<f64> = (levels..=bins)
-            .map(|kept| {
-                let mut saturated = counts[..kept].to_vec();
-                saturated[kept - 1] += counts[kept..].iter().sum::<f64>();
-                divergence(&saturated, &coarsen(&counts[..kept], levels))
-            })
+        let (below, above) = (histogram.negative(), histogram.positive());
+        let both: Vec<f64> = (0..bins)
+            .map(|bin| (below[bin] + above[bin]) as f64)
             .collect();
+        let loss_of = |kept: usize| {
+            let (inside, beyond) = both.split_at(kept);
+            let mut piled = inside.to_vec();
+            piled[kept - 1] += beyond.iter().sum::<f64>();
+            divergence(&piled, &coarsen(inside, levels))
+        };
+        let mut lost: Vec<f64> = (levels..=bins).map(loss_of).collect();
         lost.sort_by(f64::total_cmp);
         if lost[1] - lost[0] > 1e-4 {
             return case(note, bins, levels, values);

@@ -166,7 +166,7 @@ fn scaler(scale: f32, growth_interval: u32) -> LossScaler {
 pub(super) fn run_unscale(case: &Case) -> Answer {
     let mut gradients = case.f32s("gradients")?.to_vec();
     // What becomes of the gradients of a skipped step is nobody's business.
-    let step = gradients.iter().all(|gradient| gradient.is_finite());
+    let step = gradients.iter().copied().all(f32::is_finite);
     let all_finite = scaler(case.float("scale")?, 2000).unscale(&mut gradients);
     let values = Values::new().flag("all_finite", all_finite);
     Ok(if step {

@@ -1,12 +1,13 @@
 //! One command per file. Each prints what it found and returns how it ended.
 
-mod dev;
+pub mod dev;
 mod doctor;
 mod export;
 mod grade;
 mod hint;
 mod lab;
 mod list;
+mod release;
 mod reset;
 mod start;
 mod status;
@@ -85,6 +86,15 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Undo { change, list } => undo::run(&context, change, list),
         Command::Submit { module, out } => submit::run(&context, &module, out.as_deref()),
         Command::Grade { arguments } => grade::run(&context, &arguments),
+        Command::Release {
+            update: Some(folder),
+            modules,
+            ..
+        } => release::update(&context, &folder, &modules),
+        Command::Release { out, modules, .. } => {
+            // Without `--update` the command line insists on `--out`.
+            release::out(&context, &out.unwrap_or_default(), &modules)
+        }
         Command::Doctor => doctor::run(&context),
         Command::Dev(command) => dev::run(&context, command),
     }

@@ -3,7 +3,7 @@
 mod check;
 mod documents;
 mod expect;
-mod stubs;
+pub mod stubs;
 
 use anyhow::Result;
 
