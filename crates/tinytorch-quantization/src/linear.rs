@@ -186,16 +186,12 @@ impl QLinear {
             *sum += bias;
         }
         let int8 = crate::CodeRange::INT8;
-        let lowest = if self.relu {
-            self.output.zero_point
-        } else {
-            int8.min
-        };
+        let zero = self.output.zero_point;
         let range = crate::CodeRange {
-            min: lowest,
+            min: if self.relu { zero } else { int8.min },
             ..int8
         };
-        let y = crate::requantize(&sums, &self.multipliers()?, self.output.zero_point, range);
+        let y = crate::requantize(&sums, &self.multipliers()?, zero, range);
         let meaning = crate::qtensor::Parameters::PerTensor(self.output);
         QTensor::new(y, &[batch, outputs], meaning, int8)
         // END SOLUTION

@@ -109,10 +109,9 @@ pub fn quantize_per_channel(
     qparams.iter().try_for_each(|pair| pair.check(codes))?;
     // BEGIN SOLUTION 15.5b
     let mut all_codes = ArrayD::zeros(values.raw_dim());
-    let channels = values
-        .axis_iter(Axis(axis))
-        .zip(all_codes.axis_iter_mut(Axis(axis)));
-    for ((reals, mut own), &pair) in channels.zip(qparams) {
+    let reals = values.axis_iter(Axis(axis));
+    let written = all_codes.axis_iter_mut(Axis(axis));
+    for ((reals, mut own), &pair) in reals.zip(written).zip(qparams) {
         let reals: Vec<f32> = reals.iter().copied().collect();
         let written = crate::quantize::quantize(&reals, pair, codes)?;
         for (code, new) in own.iter_mut().zip(written) {

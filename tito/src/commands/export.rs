@@ -50,7 +50,7 @@ pub fn run(context: &Context, module: &str, time_limit: u64) -> Result<Outcome> 
         .into());
     }
     let done = write(context, &lock, &module, &twins, contents)?;
-    tell(context, &module, &kept, done.as_ref());
+    tell(context, &module, &twins, &kept, done.as_ref());
     Ok(Outcome::Good)
 }
 
@@ -269,7 +269,24 @@ fn write(
         .apply(lock, &format!("export {}", module.name), &changes)
 }
 
-fn tell(context: &Context, module: &Module, kept: &[String], done: Option<&Transaction>) {
+/// Whether the library has a body of its own where a bonus is unfinished: in a student's repository it has none.
+fn has_own(twins: &[SourceFile], tag: &str) -> bool {
+    twins.iter().any(|twin| {
+        Marked::parse(&twin.text).is_ok_and(|marked| {
+            marked
+                .hole(tag)
+                .is_some_and(|hole| !marked.is_unfinished(hole))
+        })
+    })
+}
+
+fn tell(
+    context: &Context,
+    module: &Module,
+    twins: &[SourceFile],
+    kept: &[String],
+    done: Option<&Transaction>,
+) {
     if context.json {
         let export = Export::load(module).ok().flatten();
         ui::print_json(&json!({
@@ -290,10 +307,22 @@ fn tell(context: &Context, module: &Module, kept: &[String], done: Option<&Trans
         )),
     }
     if !kept.is_empty() {
-        ui::say(format!(
-            "The bonus {} is unfinished: there the library keeps its own code.",
-            kept.join(", ")
-        ));
+        let (own, empty): (Vec<&str>, Vec<&str>) = kept
+            .iter()
+            .map(String::as_str)
+            .partition(|tag| has_own(twins, tag));
+        if !own.is_empty() {
+            ui::say(format!(
+                "The bonus {} is unfinished: there the library keeps its own code.",
+                own.join(", ")
+            ));
+        }
+        if !empty.is_empty() {
+            ui::say(format!(
+                "The bonus {} is unfinished, here and in the library: what needs it stops there.",
+                empty.join(", ")
+            ));
+        }
     }
     ui::say(format!(
         "See it at work: {}    back to the library's own: {}",

@@ -10,4 +10,5 @@ mod crash;
 mod export;
 mod lost;
 mod maintain;
+mod release;
 mod testing;

@@ -78,7 +78,7 @@ fn everything_that_is_unsound_is_found() {
     course.edit("exam/01_mini/wrong/whole-halves.toml", ".trunc()", "");
     std::fs::remove_file(course.path("exam/01_mini/wrong/wrapping-sum.toml")).unwrap();
     course.edit(
-        "exam/01_mini/runner.rs",
+        "exam/01_mini/exam/hidden/mod.rs",
         "id: \"1.1/random\",\n            visibility: Visibility::Hidden,",
         "id: \"1.1/random\",",
     );

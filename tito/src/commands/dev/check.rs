@@ -15,6 +15,7 @@ use crate::manifest::exercise_id;
 use crate::markers::Marked;
 use crate::mistakes::{self, Mistake};
 use crate::parallel;
+use crate::release::Release;
 use crate::subject::{Runner, Source};
 use crate::ui::{self, BAD, FAINT, GOOD, STRONG, paint};
 use crate::workspace::{Module, line_of_item};
@@ -47,11 +48,21 @@ struct Kill {
 ///
 /// An environment error if something cannot be built at all.
 pub fn run(context: &Context) -> Result<Outcome> {
-    let mut findings = vec![Finding {
+    let whole = |what: &str, problems: Vec<String>| Finding {
         module: String::new(),
-        what: "every command in the documents exists".into(),
-        problems: documents::problems(&context.workspace.root),
-    }];
+        what: what.to_owned(),
+        problems,
+    };
+    let mut findings = vec![
+        whole(
+            "every command in the documents exists",
+            documents::problems(&context.workspace.root),
+        ),
+        whole(
+            "a student's repository holds no solution, no hidden check and no catalogued mistake",
+            release_problems(context),
+        ),
+    ];
     let mut kills = Vec::new();
     for entry in context.workspace.written() {
         let module = context.workspace.load(entry)?;
@@ -87,7 +98,7 @@ pub fn run(context: &Context) -> Result<Outcome> {
             &json!({ "sound": problems == 0, "findings": findings, "kill_matrix": kills }),
         );
     } else {
-        show(&findings[0]);
+        findings[..2].iter().for_each(show);
         ui::say(if problems == 0 {
             paint(GOOD, "\nThe course is sound.")
         } else {
@@ -102,6 +113,14 @@ pub fn run(context: &Context) -> Result<Outcome> {
     } else {
         Outcome::WorkLeft
     })
+}
+
+/// Why no release can be made of the whole course, if none can.
+fn release_problems(context: &Context) -> Vec<String> {
+    match Release::make(&context.workspace, &[]) {
+        Ok(_) => Vec::new(),
+        Err(error) => format!("{error:#}").lines().map(str::to_owned).collect(),
+    }
 }
 
 fn show(finding: &Finding) {

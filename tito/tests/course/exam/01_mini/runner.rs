@@ -6,6 +6,10 @@ use subject::extra::twice;
 use subject::halves::half;
 use subject::sums::Summer;
 
+#[cfg(hidden)]
+#[path = "exam/hidden/mod.rs"]
+mod hidden;
+
 fn main() -> std::process::ExitCode {
     serve("01_mini", &checks(), std::env::args().skip(1))
 }
@@ -40,7 +44,8 @@ fn checks() -> Vec<Check> {
         },
         ..halves.clone()
     };
-    vec![
+    #[allow(unused_mut, reason = "mutable where hidden checks are compiled in")]
+    let mut checks = vec![
         Check {
             id: "1.1/empty",
             weight: 1,
@@ -50,13 +55,6 @@ fn checks() -> Vec<Check> {
             ..halves.clone()
         },
         halves.clone(),
-        Check {
-            id: "1.1/random",
-            visibility: Visibility::Hidden,
-            what: "halves of random numbers",
-            cases: |rng| vec![Case::new("", Values::new().f32s("values", rng.f32s(9, -9.0, 9.0)))],
-            ..halves.clone()
-        },
         sums.clone(),
         Check {
             id: "1.2/overflow",
@@ -77,11 +75,6 @@ fn checks() -> Vec<Check> {
             ..sums.clone()
         },
         Check {
-            id: "1.2/hidden",
-            visibility: Visibility::Hidden,
-            ..sums.clone()
-        },
-        Check {
             id: "1.3/twice",
             item: "twice",
             what: "twice a number",
@@ -90,15 +83,8 @@ fn checks() -> Vec<Check> {
             run: |case| Ok(Values::new().int("twice", twice(case.int("number")?))),
             ..sums.clone()
         },
-        Check {
-            id: "1.3/hidden",
-            visibility: Visibility::Hidden,
-            item: "twice",
-            what: "twice another number",
-            why: "It is asked for.",
-            cases: |rng| vec![Case::new("", Values::new().int("number", rng.int(3, 99)))],
-            run: |case| Ok(Values::new().int("twice", twice(case.int("number")?))),
-            ..sums
-        },
-    ]
+    ];
+    #[cfg(hidden)]
+    checks.extend(hidden::checks(&halves, &sums));
+    checks
 }
