@@ -81,6 +81,7 @@ pub mod qparams;
 pub mod qtensor;
 pub mod quantize;
 mod record;
+pub mod repair;
 pub mod requantize;
 pub mod scheme;
 pub mod stage;
