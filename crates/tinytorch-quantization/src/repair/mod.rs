@@ -1,4 +1,190 @@
+//! Repair without training: win back what plain rounding loses, with some data and no labels.
+//!
+//! ```text
+//! prepare(model) -> calibrate -> repair(&mut prepared, &batches, &options) -> convert
+//! ```
+//!
+//! In: a calibrated model and the data it was calibrated with. Out: the same model, of which [`convert`](crate::convert())
+//! now makes a better integer model, and a [`RepairReport`] that says what each step changed. The steps:
+//!
+//! | step | what it changes | helps against |
+//! |---|---|---|
+//! | [`Step::Equalization`] | the scale of channels between layers; the function stays | one scale for channels of very different ranges |
+//! | [`Step::BiasCorrection`] | the bias of the integer layers | errors that do not average out |
+//! | [`Step::LearnedRounding`] | codes and scales of weights, then the bias | few bits |
+//!
+//! After each the whole integer model is measured on the data, against the model in `f32`. A step that did not lower the
+//! error is taken back.
+
 mod cholesky;
-pub(crate) mod equalize;
-pub(crate) mod moments;
-pub(crate) mod rounding;
+mod equalize;
+mod layer;
+mod model;
+mod moments;
+mod report;
+mod rounding;
+mod walk;
+
+pub use model::{Equalized, equalize};
+pub use report::{LayerReport, RepairReport, Step, StepReport};
+pub use rounding::RoundingOptions;
+
+use crate::convert::{calibrate, convert};
+use crate::error::{Error, Result};
+use crate::framework::Tensor;
+use crate::prepare::Prepared;
+use crate::stage::Folded;
+
+/// What [`repair`] may do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RepairOptions {
+    /// Cross-layer equalization: see [`equalize`].
+    pub equalize: bool,
+    /// Bias correction with means from the data.
+    pub correct_bias: bool,
+    /// Learned rounding of weights.
+    pub learn_rounding: Option<RoundingOptions>,
+}
+
+impl Default for RepairOptions {
+    /// Everything.
+    fn default() -> Self {
+        Self {
+            equalize: true,
+            correct_bias: true,
+            learn_rounding: Some(RoundingOptions::default()),
+        }
+    }
+}
+
+/// Repairs a calibrated model.
+///
+/// `batches` is calibration data: some hundred examples of what the model will see, as the model takes them. What they show
+/// is learned, so examples to judge the model on must be others.
+///
+/// Of the stages, `f32` outputs stay the same up to rounding; what changes is how they will be written as integers. Codes and
+/// biases of an earlier repair are forgotten. If channels were scaled, all observers begin anew with `batches`.
+///
+/// # Errors
+///
+/// - [`Error::EmptyCalibration`] if no batch has a value, [`Error::NothingObserved`] if the model was not calibrated.
+/// - [`Error::NotFinite`] that names the place, if the data or a weight is not.
+/// - [`Error::Framework`], [`Error::ShapeMismatch`] if a batch does not fit the model; those of
+///   [`convert`](crate::convert()).
+///
+/// After an error the model still computes the same in `f32`, and can be repaired again.
+pub fn repair(
+    prepared: &mut Prepared,
+    batches: &[Tensor],
+    options: &RepairOptions,
+) -> Result<RepairReport> {
+    let batches: Vec<Tensor> = batches.iter().filter(|b| !b.is_empty()).cloned().collect();
+    if batches.is_empty() {
+        return Err(Error::EmptyCalibration);
+    }
+    for stage in prepared.stages_mut() {
+        stage.forget_repair();
+    }
+    let mut judge = Judge::new(prepared, batches)?;
+    let mut report = RepairReport::new(judge.error(prepared)?);
+    if options.equalize {
+        let before = State::of(prepared)?;
+        let equalized = equalize(prepared)?;
+        report.skipped = equalized.skipped;
+        if !equalized.pairs.is_empty() {
+            judge.calibrate(prepared)?;
+            let kept = report.step(Step::Equalization, judge.error(prepared)?, Vec::new());
+            if !kept {
+                before.restore(prepared)?;
+                judge.calibrate(prepared)?;
+            }
+        }
+    }
+    if options.correct_bias {
+        let layers = walk::walk(prepared, &judge.batches, None, true)?;
+        if !report.step(Step::BiasCorrection, judge.error(prepared)?, layers) {
+            prepared
+                .stages_mut()
+                .iter_mut()
+                .for_each(|stage| stage.forget_repair());
+        }
+    }
+    if let Some(rounding) = options.learn_rounding {
+        let before = State::of(prepared)?;
+        prepared
+            .stages_mut()
+            .iter_mut()
+            .for_each(|stage| stage.forget_repair());
+        let layers = walk::walk(
+            prepared,
+            &judge.batches,
+            Some(rounding),
+            options.correct_bias,
+        )?;
+        if !report.step(Step::LearnedRounding, judge.error(prepared)?, layers) {
+            before.restore(prepared)?;
+        }
+    }
+    Ok(report)
+}
+
+/// The data, and what the model makes of it in `f32`.
+struct Judge {
+    batches: Vec<Tensor>,
+    expected: Vec<Vec<f32>>,
+}
+
+impl Judge {
+    fn new(prepared: &Prepared, batches: Vec<Tensor>) -> Result<Self> {
+        let expected = batches.iter().map(|x| Ok(prepared.forward(x)?.to_vec()));
+        let expected = expected.collect::<Result<_>>()?;
+        Ok(Self { batches, expected })
+    }
+
+    /// `Σ (expected − got)² / Σ expected²` over all outputs of the integer model.
+    fn error(&mut self, prepared: &Prepared) -> Result<f64> {
+        let quantized = convert(prepared)?;
+        let (mut noise, mut signal) = (0.0, 0.0);
+        for (x, expected) in self.batches.iter().zip(&self.expected) {
+            let got = quantized.forward(x)?.to_vec();
+            let (n, s) = report::noise_and_signal(expected, &got);
+            noise += n;
+            signal += s;
+        }
+        Ok(report::ratio(noise, signal))
+    }
+
+    fn calibrate(&self, prepared: &mut Prepared) -> Result<()> {
+        prepared.forget_observations()?;
+        calibrate(prepared, self.batches.iter().cloned())
+    }
+}
+
+/// What a repair changes, to be put back.
+struct State(Vec<Option<(Folded, Option<crate::QTensor>, Option<Vec<f32>>)>>);
+
+impl State {
+    fn of(prepared: &Prepared) -> Result<Self> {
+        let stages = prepared.stages().iter();
+        let parts = stages.map(|stage| {
+            Ok(stage.folded()?.map(|folded| {
+                let bias = stage.corrected_bias().map(<[f32]>::to_vec);
+                (folded, stage.weight_codes().cloned(), bias)
+            }))
+        });
+        Ok(Self(parts.collect::<Result<_>>()?))
+    }
+
+    fn restore(self, prepared: &mut Prepared) -> Result<()> {
+        for (stage, state) in prepared.stages_mut().iter_mut().zip(self.0) {
+            if let Some((folded, codes, bias)) = state {
+                stage.set_folded(folded.weight, folded.bias)?;
+                if let Some(codes) = codes {
+                    stage.set_weight_codes(codes)?;
+                }
+                stage.set_corrected_bias(bias)?;
+            }
+        }
+        Ok(())
+    }
+}
