@@ -82,6 +82,8 @@ pub mod qtensor;
 pub mod quantize;
 #[path = "../../crates/tinytorch-quantization/src/record.rs"]
 mod record;
+#[path = "../../crates/tinytorch-quantization/src/repair/mod.rs"]
+pub mod repair;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
 pub mod scheme;
@@ -118,6 +120,7 @@ pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};
 pub use qtensor::QTensor;
 pub use quantize::{dequantize, quantize};
+pub use repair::{RepairOptions, RepairReport, RoundingOptions, repair};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
 pub use stage::{Folded, Operation, Stage};

@@ -19,6 +19,7 @@
 //! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
+//! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`metrics`] | what it costs |
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
@@ -115,6 +116,7 @@ pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};
 pub use qtensor::QTensor;
 pub use quantize::{dequantize, quantize};
+pub use repair::{RepairOptions, RepairReport, RoundingOptions, repair};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
 pub use stage::{Folded, Operation, Stage};

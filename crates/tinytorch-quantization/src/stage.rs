@@ -75,6 +75,8 @@ pub struct Stage {
     observer: Box<dyn Observer>,
     /// Codes to use for the weight instead of the nearest ones.
     codes: Option<QTensor>,
+    /// The bias of the integer layer, where it is not the real one.
+    corrected_bias: Option<Vec<f32>>,
 }
 
 impl fmt::Debug for Stage {
@@ -103,6 +105,7 @@ impl Stage {
             weights,
             observer,
             codes: None,
+            corrected_bias: None,
         }
     }
 
@@ -175,10 +178,13 @@ impl Stage {
             Plan::Same(layer) => return Ok(QLayer::clone(layer)),
             Plan::Float(reason) => return Ok(QLayer::Float(self.in_float(reason, output))),
         }
-        let Some(folded) = self.folded()? else {
+        let Some(mut folded) = self.folded()? else {
             let reason = format!("no integer {}", self.layers[0].kind());
             return Ok(QLayer::Float(self.in_float(&reason, output)));
         };
+        if let Some(bias) = &self.corrected_bias {
+            folded.bias.clone_from(bias);
+        }
         self.check_bias(&folded.bias)?;
         let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
         self.write(&folded, input, output).map_err(named)
@@ -245,7 +251,7 @@ impl Stage {
     }
 
     /// Replaces weight and bias (and with them the batch norm) by others of the same shapes. From now on
-    /// [`Stage::forward`] computes with them; codes that [`Stage::set_weight_codes`] gave are forgotten. The original model is
+    /// [`Stage::forward`] computes with them; learned codes and a corrected bias are forgotten. The original model is
     /// not touched.
     ///
     /// What the observers saw before stays: if the outputs change by more than a little,
@@ -267,11 +273,11 @@ impl Stage {
         check_finite_channels(&weight.view(), 0).map_err(named)?;
         self.check_bias(&bias)?;
         self.replace(folded, weight, bias)?;
-        self.codes = None;
+        self.forget_repair();
         Ok(())
     }
 
-    /// Replaces the bias alone, `[out]`. Codes of the weight stay.
+    /// Replaces the bias alone, `[out]`. Codes of the weight stay, and so does a corrected bias.
     ///
     /// # Errors
     ///
@@ -298,6 +304,34 @@ impl Stage {
         check_weight(&codes)?;
         self.codes = Some(codes);
         Ok(())
+    }
+
+    /// Gives the integer layer another bias, `[out]`, than the real layer has: what bias correction gives.
+    /// [`Stage::forward`] still computes with the real one. `None` takes it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the stage has no weights, [`Error::ShapeMismatch`], [`Error::NotFinite`].
+    pub fn set_corrected_bias(&mut self, bias: Option<Vec<f32>>) -> Result<()> {
+        if let Some(bias) = &bias {
+            let folded = self.folded_or_error()?;
+            self.check_replacement(&folded, folded.weight.shape(), bias.len())?;
+            self.check_bias(bias)?;
+        }
+        self.corrected_bias = bias;
+        Ok(())
+    }
+
+    /// The bias that [`Stage::set_corrected_bias`] gave, if it did.
+    #[must_use]
+    pub fn corrected_bias(&self) -> Option<&[f32]> {
+        self.corrected_bias.as_deref()
+    }
+
+    /// Takes learned codes and a corrected bias back: the stage will be written by plain rounding.
+    pub fn forget_repair(&mut self) {
+        self.codes = None;
+        self.corrected_bias = None;
     }
 
     /// The codes that [`Stage::set_weight_codes`] gave, if it did.

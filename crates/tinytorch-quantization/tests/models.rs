@@ -3,6 +3,9 @@
 #[path = "models/stages.rs"]
 mod stages;
 
+#[path = "models/repair.rs"]
+mod repair;
+
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -5,7 +5,7 @@
 use ndarray::{ArrayD, Axis};
 
 use super::moments::{Inputs, Moments};
-use super::rounding::{RoundingOptions, round_row};
+use super::rounding::{Hessian, RoundingOptions, round_row, shared_scale};
 use crate::error::{Error, Result};
 use crate::framework::Tensor;
 use crate::layer::{quantize_parts, smallest_scale};
@@ -129,6 +129,15 @@ impl Statistics {
             })
             .collect();
         let shared = folded.scheme.granularity == Granularity::PerTensor;
+        if shared && options.learn_scales {
+            let rows = targets.iter().enumerate();
+            let rows: Vec<(&Hessian, &[f64])> = rows
+                .map(|(output, row)| (&hessians[output * hessians.len() / outputs], row.as_slice()))
+                .collect();
+            let floor = floors.iter().copied().fold(0.0, f32::max);
+            let scale = shared_scale(&rows, scales[0].max(floor), floor, codes);
+            scales.fill(scale);
+        }
         let options = RoundingOptions {
             learn_scales: options.learn_scales && !shared,
             ..options
@@ -136,16 +145,13 @@ impl Statistics {
         let mut written = Vec::with_capacity(folded.weight.len());
         for (output, target) in targets.iter().enumerate() {
             let hessian = &hessians[output * hessians.len() / outputs];
-            let scale = scales[output].max(floors[output]);
-            let row = round_row(
-                hessian,
-                target,
-                &[scale],
-                columns,
-                floors[output],
-                codes,
-                options,
-            );
+            let floor = if shared {
+                scales[output]
+            } else {
+                floors[output]
+            };
+            let scale = scales[output].max(floor);
+            let row = round_row(hessian, target, &[scale], columns, floor, codes, options);
             scales[output] = row.scales[0];
             written.extend(row.codes);
         }

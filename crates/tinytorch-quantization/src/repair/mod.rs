@@ -15,6 +15,36 @@
 //!
 //! After each the whole integer model is measured on the data, against the model in `f32`. A step that did not lower the
 //! error is taken back.
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::Tensor;
+//! use tinytorch_core::nn::{Linear, Relu, Sequential};
+//! use tinytorch_quantization::{
+//!     CodeRange, PrepareOptions, RepairOptions, Scheme, calibrate, convert, prepare, repair,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with(Linear::new(32, 64, rng))
+//!     .with(Relu)
+//!     .with(Linear::new(64, 10, rng));
+//! let data = [Tensor::randn(&[256, 32], rng)];
+//!
+//! // Weights of 3 bits lose much.
+//! let weights = Scheme { codes: CodeRange::narrow(3), ..Scheme::WEIGHTS };
+//! let mut prepared = prepare(&model, &PrepareOptions { weights, ..PrepareOptions::default() })?;
+//! calibrate(&mut prepared, data.clone())?;
+//!
+//! let report = repair(&mut prepared, &data, &RepairOptions::default())?;
+//! println!("{report}");
+//! assert!(report.after < report.before / 2.0);
+//! let quantized = convert(&prepared)?;
+//! # assert_eq!(quantized.forward(&data[0])?.shape(), [256, 10]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod cholesky;
 mod equalize;
@@ -33,7 +63,22 @@ use crate::convert::{calibrate, convert};
 use crate::error::{Error, Result};
 use crate::framework::Tensor;
 use crate::prepare::Prepared;
+use crate::qtensor::QTensor;
 use crate::stage::Folded;
+
+/// Numbers between −1 and 1 for tests: the same for the same seed.
+#[cfg(test)]
+fn numbers(seed: u64, count: usize) -> Vec<f64> {
+    // Knuth's MMIX generator; its upper bits are good enough.
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
 
 /// What [`repair`] may do.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,15 +206,22 @@ impl Judge {
 }
 
 /// What a repair changes, to be put back.
-struct State(Vec<Option<(Folded, Option<crate::QTensor>, Option<Vec<f32>>)>>);
+struct State(Vec<Option<StageState>>);
+
+struct StageState {
+    folded: Folded,
+    codes: Option<QTensor>,
+    bias: Option<Vec<f32>>,
+}
 
 impl State {
     fn of(prepared: &Prepared) -> Result<Self> {
         let stages = prepared.stages().iter();
         let parts = stages.map(|stage| {
-            Ok(stage.folded()?.map(|folded| {
-                let bias = stage.corrected_bias().map(<[f32]>::to_vec);
-                (folded, stage.weight_codes().cloned(), bias)
+            Ok(stage.folded()?.map(|folded| StageState {
+                folded,
+                codes: stage.weight_codes().cloned(),
+                bias: stage.corrected_bias().map(<[f32]>::to_vec),
             }))
         });
         Ok(Self(parts.collect::<Result<_>>()?))
@@ -177,12 +229,12 @@ impl State {
 
     fn restore(self, prepared: &mut Prepared) -> Result<()> {
         for (stage, state) in prepared.stages_mut().iter_mut().zip(self.0) {
-            if let Some((folded, codes, bias)) = state {
-                stage.set_folded(folded.weight, folded.bias)?;
-                if let Some(codes) = codes {
+            if let Some(state) = state {
+                stage.set_folded(state.folded.weight, state.folded.bias)?;
+                if let Some(codes) = state.codes {
                     stage.set_weight_codes(codes)?;
                 }
-                stage.set_corrected_bias(bias)?;
+                stage.set_corrected_bias(state.bias)?;
             }
         }
         Ok(())

@@ -231,10 +231,14 @@ impl Row<'_> {
                 block * self.block,
                 ((block + 1) * self.block).min(self.hessian.size),
             );
-            let mut codes = vec![0.0; self.hessian.size];
-            for j in first..last {
-                codes[j] = f64::from(row.codes[j]);
-            }
+            let within = |(j, &code): (usize, &i8)| {
+                if (first..last).contains(&j) {
+                    f64::from(code)
+                } else {
+                    0.0
+                }
+            };
+            let codes: Vec<f64> = row.codes.iter().enumerate().map(within).collect();
             let spread = self.hessian.times(&codes);
             let curvature: f64 = codes.iter().zip(&spread).map(|(c, s)| c * s).sum();
             if curvature <= 0.0 {
@@ -311,6 +315,34 @@ pub(crate) fn round_row(
         }
     }
     best
+}
+
+/// The scale for all rows of a layer that share one: of `scale` and some that cut off the largest weights, the one with the
+/// smallest error, all rows together.
+pub(crate) fn shared_scale(
+    rows: &[(&Hessian, &[f64])],
+    scale: f32,
+    floor: f32,
+    codes: CodeRange,
+) -> f32 {
+    let error = |scale: f32| -> f64 {
+        let of_row = |&(hessian, target): &(&Hessian, &[f64])| {
+            let block = target.len().max(1);
+            let row = Row {
+                hessian,
+                target,
+                codes,
+                block,
+            };
+            row.round_in_order(vec![scale]).error
+        };
+        rows.iter().map(of_row).sum()
+    };
+    let tried = KEPT.iter().map(|kept| (scale * kept).max(floor));
+    let judged = tried.map(|scale| (error(scale), scale));
+    judged
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(scale, |(_, scale)| scale)
 }
 
 impl Row<'_> {

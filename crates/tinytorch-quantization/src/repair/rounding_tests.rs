@@ -1,5 +1,5 @@
 use super::*;
-use proptest::prelude::*;
+use crate::repair::numbers;
 
 const NARROW3: CodeRange = CodeRange::narrow(3);
 
@@ -110,34 +110,52 @@ fn by_the_book(moments: &[f64], order: &[usize], target: &[f64], scale: f32) -> 
     codes
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+/// Random moments and a random row of `size` weights.
+fn random_case(seed: u64, size: usize) -> (Vec<f64>, Vec<f64>) {
+    let samples = numbers(2 * seed, 4 * size * size);
+    (moments(&samples, size), numbers(2 * seed + 1, size))
+}
 
-    #[test]
-    fn the_order_of_columns_is_that_of_gptq(
-        samples in prop::collection::vec(-1.0..1.0f64, 6 * 24),
-        target in prop::collection::vec(-1.0..1.0f64, 6),
-    ) {
-        let moments = moments(&samples, 6);
+#[test]
+fn the_order_of_columns_is_that_of_gptq() {
+    for seed in 0..64 {
+        let (moments, target) = random_case(seed, 6);
         let hessian = Hessian::new(&moments, 6, 0.01).expect("finite");
-        let row = Row { hessian: &hessian, target: &target, codes: NARROW3, block: 6 };
+        let row = Row {
+            hessian: &hessian,
+            target: &target,
+            codes: NARROW3,
+            block: 6,
+        };
         let order: Vec<usize> = hessian.order.iter().rev().copied().collect();
         let expected = by_the_book(&hessian.matrix, &order, &target, 0.25);
-        prop_assert_eq!(row.round_in_order(vec![0.25]).codes, expected);
+        assert_eq!(
+            row.round_in_order(vec![0.25]).codes,
+            expected,
+            "seed {seed}"
+        );
     }
+}
 
-    #[test]
-    fn never_worse_than_the_nearest_codes_nor_better_than_the_best(
-        samples in prop::collection::vec(-1.0..1.0f64, 4 * 16),
-        target in prop::collection::vec(-1.0..1.0f64, 4),
-        learn_scales: bool,
-    ) {
-        let hessian = Hessian::new(&moments(&samples, 4), 4, 0.01).expect("finite");
-        let row = Row { hessian: &hessian, target: &target, codes: NARROW3, block: 4 };
-        let nearest = row.round_to_nearest(vec![0.25]);
-        let options = RoundingOptions { learn_scales, ..exact() };
+#[test]
+fn never_worse_than_the_nearest_codes_nor_better_than_the_best() {
+    let (mut nearest_sum, mut got_sum, mut best_sum) = (0.0, 0.0, 0.0);
+    for seed in 0..64 {
+        let (moments, target) = random_case(seed, 4);
+        let hessian = Hessian::new(&moments, 4, 0.01).expect("finite");
+        let row = Row {
+            hessian: &hessian,
+            target: &target,
+            codes: NARROW3,
+            block: 4,
+        };
+        let nearest = row.round_to_nearest(vec![0.25]).error;
+        let options = RoundingOptions {
+            learn_scales: seed % 2 == 0,
+            ..exact()
+        };
         let got = round_row(&hessian, &target, &[0.25], 4, 0.0, NARROW3, options);
-        prop_assert!(got.error <= nearest.error);
+        assert!(got.error <= nearest, "seed {seed}");
         // All 7⁴ rows there are, with the scale that was chosen.
         let best = (0..7_i32.pow(4)).map(|n| {
             let codes = (0..4).map(|j| (n / 7_i32.pow(j) % 7 - 3) as i8).collect();
@@ -145,21 +163,57 @@ proptest! {
         });
         let best = best.fold(f64::INFINITY, f64::min);
         // The same sum in the same order gives the same bits, so there is nothing to tolerate.
-        prop_assert!(got.error >= best);
+        assert!(got.error >= best, "seed {seed}");
+        nearest_sum += nearest;
+        got_sum += got.error;
+        best_sum += best;
     }
+    // With independent inputs there is less to win than on real data; of what there is, most is won.
+    assert!(
+        got_sum - best_sum < 0.2 * (nearest_sum - best_sum),
+        "{nearest_sum} {got_sum} {best_sum}"
+    );
+}
 
-    #[test]
-    fn blocks_of_columns_have_scales_of_their_own(
-        samples in prop::collection::vec(-1.0..1.0f64, 6 * 24),
-        target in prop::collection::vec(-1.0..1.0f64, 6),
-    ) {
-        let hessian = Hessian::new(&moments(&samples, 6), 6, 0.01).expect("finite");
-        let row = Row { hessian: &hessian, target: &target, codes: NARROW3, block: 4 };
+#[test]
+fn blocks_of_columns_have_scales_of_their_own() {
+    for seed in 0..64 {
+        let (moments, target) = random_case(seed, 6);
+        let hessian = Hessian::new(&moments, 6, 0.01).expect("finite");
+        let row = Row {
+            hessian: &hessian,
+            target: &target,
+            codes: NARROW3,
+            block: 4,
+        };
         let start = vec![0.3, 0.2];
         let nearest = row.round_to_nearest(start.clone());
-        let got = round_row(&hessian, &target, &start, 4, 0.0, NARROW3, RoundingOptions::default());
-        prop_assert_eq!(got.scales.len(), 2);
-        prop_assert!(got.error <= nearest.error);
-        prop_assert!(got.codes.iter().all(|&code| NARROW3.contains(code.into())));
+        let learned = RoundingOptions::default();
+        let got = round_row(&hessian, &target, &start, 4, 0.0, NARROW3, learned);
+        assert_eq!(got.scales.len(), 2);
+        assert!(got.error <= nearest.error, "seed {seed}");
+        assert!(got.codes.iter().all(|&code| NARROW3.contains(code.into())));
     }
+}
+
+#[test]
+fn rows_that_share_a_scale_choose_it_together() {
+    // In the first row one weight is large and never used; the second row is well served by the scale 0.3.
+    let mut unused = vec![0.0; 16];
+    for i in 1..4 {
+        unused[i * 5] = 1.0;
+    }
+    let identity: Vec<f64> = (0..16).map(|i| f64::from(u8::from(i % 5 == 0))).collect();
+    let (first, second) = (
+        Hessian::new(&unused, 4, 0.0).expect("finite"),
+        Hessian::new(&identity, 4, 0.0).expect("finite"),
+    );
+    let rows = [[1.5, 0.3, 0.3, 0.3], [0.6, 0.3, 0.0, -0.3]];
+    let rows: Vec<(&Hessian, &[f64])> = [&first, &second]
+        .into_iter()
+        .zip(rows.iter().map(|r| &r[..]))
+        .collect();
+    let scale = shared_scale(&rows, 0.5, 0.0, NARROW3);
+    assert!((scale - 0.3).abs() < 0.02, "{scale}");
+    assert_eq!(shared_scale(&rows, 0.5, 0.5, NARROW3), 0.5);
 }

@@ -157,13 +157,24 @@ fn declarations(module: &Module, library: &str) -> String {
         if let Some(name) = name
             && !module.manifest.files.contains(&format!("{name}.rs"))
         {
-            let path = module.twin(&format!("{name}.rs"));
+            let path = module.twin(&file_of(module, name));
             text += &format!("#[path = \"../../{path}\"]\n");
         }
         text += line;
         text.push('\n');
     }
     text
+}
+
+/// The file of a module of the library: `name.rs`, or `name/mod.rs` if it has a folder. (A file that is named by path looks for
+/// its own modules beside itself, so `name.rs` with a folder `name` would not find them.)
+fn file_of(module: &Module, name: &str) -> String {
+    let in_folder = format!("{name}/mod.rs");
+    if module.root.join(module.twin(&in_folder)).is_file() {
+        in_folder
+    } else {
+        format!("{name}.rs")
+    }
 }
 
 #[cfg(test)]
