@@ -30,6 +30,10 @@
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
+#[path = "../../crates/tinytorch-quantization/src/calibration.rs"]
+pub mod calibration;
+#[path = "../../crates/tinytorch-quantization/src/confidence.rs"]
+pub mod confidence;
 #[path = "../../crates/tinytorch-quantization/src/conv.rs"]
 pub mod conv;
 pub mod convert;
@@ -87,11 +91,19 @@ pub mod repair;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
 pub mod scheme;
+#[path = "../../crates/tinytorch-quantization/src/sketch.rs"]
+pub mod sketch;
+#[path = "../../crates/tinytorch-quantization/src/sketch_bins.rs"]
+mod sketch_bins;
+#[path = "../../crates/tinytorch-quantization/src/sketch_file.rs"]
+pub mod sketch_file;
 #[path = "../../crates/tinytorch-quantization/src/stage.rs"]
 pub mod stage;
 #[path = "../../crates/tinytorch-quantization/src/step.rs"]
 mod step;
 
+pub use calibration::{Calibration, CalibrationReport, SketchObserver};
+pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
@@ -111,7 +123,7 @@ pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, Percen
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
-pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
+pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
 };
@@ -123,4 +135,6 @@ pub use quantize::{dequantize, quantize};
 pub use repair::{RepairOptions, RepairReport, RoundingOptions, repair};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
+pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
+pub use sketch_file::{load_sketches, save_sketches};
 pub use stage::{Folded, Operation, Stage};

@@ -266,6 +266,12 @@ pub enum Error {
         /// What was asked for.
         what: &'static str,
     },
+    /// Counts that make no histogram.
+    #[error("these counts make no histogram: {why}")]
+    BadHistogram {
+        /// What is wrong with them.
+        why: &'static str,
+    },
     /// Entropy calibration compares more bins with fewer levels.
     #[error("{levels} levels need a histogram of at least as many bins, got {bins}")]
     TooManyLevels {

@@ -55,6 +55,12 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
+    /// Not a file of calibration sketches.
+    #[error("{} holds no calibration", path.display())]
+    NoCalibration {
+        /// The file.
+        path: PathBuf,
+    },
     /// Written by another version of this library.
     #[error("{} has version {got} of the format; this library reads version {supported}", path.display())]
     Version {
@@ -259,7 +265,7 @@ pub(crate) fn unexpected(path: &Path, name: String) -> FileError {
     }
 }
 
-fn io_error(action: &'static str, path: &Path, error: &io::Error) -> FileError {
+pub(crate) fn io_error(action: &'static str, path: &Path, error: &io::Error) -> FileError {
     FileError::Io {
         action,
         path: path.to_path_buf(),

@@ -9,7 +9,7 @@
 //! |x| in   [0, w)   [w, 2w)  [2w, 3w)  ...   [(bins-1)·w, bins·w]        w: bin_width
 //! ```
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::scheme::ValueRange;
 
@@ -54,11 +54,42 @@ impl Histogram {
         }
     }
 
+    /// A histogram of counts made elsewhere: of `[bin · bin_width, (bin + 1) · bin_width)` for each sign, and the
+    /// smallest and largest value exactly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadHistogram`] if both signs have not the same, even number of bins, or `seen` does
+    /// not fit into them.
+    pub fn from_counts(
+        negative: Vec<u64>,
+        positive: Vec<u64>,
+        bin_width: f64,
+        seen: ValueRange,
+    ) -> Result<Self> {
+        let bins = positive.len();
+        let why = if bins == 0 || !bins.is_multiple_of(2) || negative.len() != bins {
+            "both signs need the same, even number of bins"
+        } else if !(bin_width >= 0.0 && bin_width.is_finite()) {
+            "the width of a bin must be finite and not below 0"
+        } else if !(seen.min <= seen.max && f64::from(seen.max_abs()) <= bins as f64 * bin_width) {
+            "the values seen lie beyond the last bin"
+        } else {
+            return Ok(Self {
+                negative,
+                positive,
+                bin_width,
+                seen: Some(seen),
+            });
+        };
+        Err(Error::BadHistogram { why })
+    }
+
     /// Counts every value.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`](crate::Error::NotFinite); nothing was counted then.
+    /// [`Error::NotFinite`]; nothing was counted then.
     pub fn add(&mut self, values: &[f32]) -> Result<()> {
         check_finite(values)?;
         let Some(&first) = values.first() else {

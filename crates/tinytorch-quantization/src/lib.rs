@@ -14,7 +14,8 @@
 //! |---|---|
 //! | [`scheme`], [`error`], [`finite`] | the words, what can be wrong, NaN and infinity |
 //! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`parameters`], [`qtensor`], [`packed`] | a range becomes parameters, values become codes |
-//! | [`observer`], [`histogram`], [`entropy`] | which range? |
+//! | [`observer`], [`histogram`], [`entropy`] | which range? One method after another |
+//! | [`sketch`], [`calibration`], [`confidence`], [`sketch_file`] | which range? All methods from one pass, and how sure it is |
 //! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
 //! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`] | training that feels the rounding |
@@ -51,6 +52,8 @@
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
+pub mod calibration;
+pub mod confidence;
 pub mod conv;
 pub mod convert;
 pub mod entropy;
@@ -85,9 +88,14 @@ mod record;
 pub mod repair;
 pub mod requantize;
 pub mod scheme;
+pub mod sketch;
+mod sketch_bins;
+pub mod sketch_file;
 pub mod stage;
 mod step;
 
+pub use calibration::{Calibration, CalibrationReport, SketchObserver};
+pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
@@ -107,7 +115,7 @@ pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, Percen
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
-pub use prepare::{Calibration, PrepareOptions, Prepared, prepare};
+pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
 };
@@ -119,4 +127,6 @@ pub use quantize::{dequantize, quantize};
 pub use repair::{RepairOptions, RepairReport, RoundingOptions, repair};
 pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
+pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
+pub use sketch_file::{load_sketches, save_sketches};
 pub use stage::{Folded, Operation, Stage};

@@ -5,57 +5,26 @@
 
 use std::sync::Arc;
 
-use crate::entropy::EntropyObserver;
+use crate::calibration::{CalibrationReport, SketchObserver};
 use crate::error::{Error, Result};
 use crate::framework::Tensor;
 use crate::framework::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
 };
-use crate::histogram::Histogram;
-use crate::observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+use crate::observer::Observer;
 use crate::qlayer::QLayer;
 use crate::qparams::choose_qparams;
 use crate::scheme::{CodeRange, QParams, Scheme};
+use crate::sketch::Sketch;
 use crate::stage::{Plan, observe};
 
+pub use crate::calibration::Calibration;
 pub use crate::stage::Stage;
-
-/// Which observer watches the values.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Calibration {
-    /// All that came.
-    #[default]
-    MinMax,
-    /// What usually comes, with this averaging constant.
-    MovingAverage(f32),
-    /// What this percentage of the magnitudes keeps to.
-    Percentile(f64),
-    /// What loses the least information.
-    Entropy,
-}
-
-impl Calibration {
-    /// A fresh observer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`].
-    pub fn observer(self) -> Result<Box<dyn Observer>> {
-        Ok(match self {
-            Self::MinMax => Box::new(MinMaxObserver::default()),
-            Self::MovingAverage(constant) => Box::new(MovingAverageMinMaxObserver::new(constant)?),
-            Self::Percentile(percentile) => {
-                Box::new(PercentileObserver::new(percentile, Histogram::default())?)
-            }
-            Self::Entropy => Box::new(EntropyObserver::default()),
-        })
-    }
-}
 
 /// What [`prepare`] may be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrepareOptions {
-    /// Which observer watches the activations.
+    /// How the ranges of activations are found; it can be changed after calibration: [`Prepared::recalibrate`].
     pub calibration: Calibration,
     /// How weights are written.
     pub weights: Scheme,
@@ -77,7 +46,7 @@ impl Default for PrepareOptions {
 /// A model taken apart, with observers at its input and behind every stage.
 #[derive(Debug)]
 pub struct Prepared {
-    input: Box<dyn Observer>,
+    input: SketchObserver,
     stages: Vec<Stage>,
     calibration: Calibration,
 }
@@ -89,7 +58,7 @@ impl Prepared {
     ///
     /// [`Error::NotFinite`] that names the input.
     pub fn observe_input(&mut self, batch: &Tensor) -> Result<()> {
-        observe(&mut *self.input, batch, "input")
+        observe(&mut self.input, batch, "input")
     }
 
     /// What the codes of the input shall mean.
@@ -133,11 +102,75 @@ impl Prepared {
     ///
     /// None for a model that was prepared.
     pub fn forget_observations(&mut self) -> Result<()> {
-        self.input = self.calibration.observer()?;
+        self.input = SketchObserver::new(self.calibration)?;
         for stage in &mut self.stages {
-            stage.watch(self.calibration.observer()?);
+            stage.watch(SketchObserver::new(self.calibration)?);
         }
         Ok(())
+    }
+
+    /// Finds the ranges of all activations by another method, from what was observed already: no data is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`]; nothing has changed then.
+    pub fn recalibrate(&mut self, method: Calibration) -> Result<()> {
+        method.check()?;
+        self.calibration = method;
+        self.observers_mut()
+            .try_for_each(|(_, observer)| observer.set_method(method))
+    }
+
+    /// What calibration found out about the input and the output of every stage whose codes get parameters of their own, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingObserved`] that names the tensor; those of [`Sketch::range`](crate::Sketch::range).
+    pub fn calibration_report(&self) -> Result<Vec<CalibrationReport>> {
+        let observers = self.observers();
+        observers
+            .filter(|(_, _, own)| *own)
+            .map(|(name, observer, _)| observer.report(name))
+            .collect()
+    }
+
+    /// What was observed at the input and behind every stage, by name, to be saved with [`save_sketches`](crate::save_sketches) or
+    /// merged with those of another thread.
+    #[must_use]
+    pub fn sketches(&self) -> Vec<(String, Sketch)> {
+        let observers = self.observers();
+        observers
+            .map(|(name, observer, _)| (name.to_owned(), observer.sketch.clone()))
+            .collect()
+    }
+
+    /// Adds what was observed elsewhere, by another thread or on another day, to what was observed here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchLayer`] if there is no place of that name; nothing was added then.
+    pub fn merge_sketches(&mut self, sketches: &[(String, Sketch)]) -> Result<()> {
+        let known: Vec<String> = self.observers().map(|(name, ..)| name.to_owned()).collect();
+        if let Some((name, _)) = sketches.iter().find(|(name, _)| !known.contains(name)) {
+            return Err(Error::NoSuchLayer { name: name.clone() });
+        }
+        for (own, observer) in self.observers_mut() {
+            let others = sketches.iter().filter(|(name, _)| *name == own);
+            others.for_each(|(_, sketch)| observer.sketch.merge(sketch));
+        }
+        Ok(())
+    }
+
+    fn observers(&self) -> impl Iterator<Item = (&str, &SketchObserver, bool)> {
+        let stages = self.stages.iter();
+        let stages = stages.map(|stage| (stage.name(), stage.observer(), stage.has_own_range()));
+        std::iter::once(("input", &self.input, true)).chain(stages)
+    }
+
+    fn observers_mut(&mut self) -> impl Iterator<Item = (String, &mut SketchObserver)> {
+        let stages = self.stages.iter_mut();
+        let stages = stages.map(|stage| (stage.name().to_owned(), stage.observer_mut()));
+        std::iter::once(("input".to_owned(), &mut self.input)).chain(stages)
     }
 
     /// Computes the output in `f32`. Nothing is observed.
@@ -207,11 +240,11 @@ pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared>
             }
             plan => plan,
         };
-        let observer = options.calibration.observer()?;
+        let observer = SketchObserver::new(options.calibration)?;
         stages.push(Stage::new(name, layers, plan, options.weights, observer));
     }
     Ok(Prepared {
-        input: options.calibration.observer()?,
+        input: SketchObserver::new(options.calibration)?,
         stages,
         calibration: options.calibration,
     })

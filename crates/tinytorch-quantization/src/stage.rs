@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ndarray::ArrayD;
 
+use crate::calibration::SketchObserver;
 use crate::conv::QConv2d;
 use crate::error::{Error, Result};
 use crate::finite::{check_finite, check_finite_channels};
@@ -72,7 +73,7 @@ pub struct Stage {
     layers: Vec<Arc<dyn Layer>>,
     plan: Plan,
     weights: Scheme,
-    observer: Box<dyn Observer>,
+    observer: SketchObserver,
     /// Codes to use for the weight instead of the nearest ones.
     codes: Option<QTensor>,
     /// The bias of the integer layer, where it is not the real one.
@@ -96,7 +97,7 @@ impl Stage {
         layers: Vec<Arc<dyn Layer>>,
         plan: Plan,
         weights: Scheme,
-        observer: Box<dyn Observer>,
+        observer: SketchObserver,
     ) -> Self {
         Self {
             name,
@@ -137,7 +138,7 @@ impl Stage {
     ///
     /// [`Error::NotFinite`] that names the stage.
     pub fn observe(&mut self, output: &Tensor) -> Result<()> {
-        observe(&mut *self.observer, output, &self.name)
+        observe(&mut self.observer, output, &self.name)
     }
 
     /// The range of the outputs that were observed.
@@ -386,8 +387,21 @@ impl Stage {
     }
 
     /// Gives it an observer that saw nothing.
-    pub(crate) fn watch(&mut self, observer: Box<dyn Observer>) {
+    pub(crate) fn watch(&mut self, observer: SketchObserver) {
         self.observer = observer;
+    }
+
+    pub(crate) fn observer(&self) -> &SketchObserver {
+        &self.observer
+    }
+
+    pub(crate) fn observer_mut(&mut self) -> &mut SketchObserver {
+        &mut self.observer
+    }
+
+    /// Whether the codes of its output get parameters of their own, from what was observed.
+    pub(crate) fn has_own_range(&self) -> bool {
+        !matches!(self.plan, Plan::Same(_))
     }
 
     pub(crate) fn role(&self) -> Role<'_> {

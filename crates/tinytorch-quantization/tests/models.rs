@@ -15,8 +15,8 @@ use tinytorch_core::nn::{
 };
 use tinytorch_core::{Pool2dOptions, Tensor};
 use tinytorch_quantization::{
-    Calibration, CodeRange, Error, FloatLayer, Granularity, PrepareOptions, QLayer, QModel,
-    QParams, Scheme, calibrate, convert, prepare,
+    Calibration, CodeRange, Error, FloatLayer, Granularity, PrepareOptions, Prepared, QLayer,
+    QModel, QParams, Scheme, Sketch, calibrate, convert, load_sketches, prepare, save_sketches,
 };
 
 type Rng = ChaCha8Rng;
@@ -152,6 +152,7 @@ fn every_calibration_makes_a_model() {
         Calibration::MovingAverage(0.1),
         Calibration::Percentile(99.9),
         Calibration::Entropy,
+        Calibration::MeanSquaredError,
     ] {
         let options = PrepareOptions {
             calibration,
@@ -160,6 +161,70 @@ fn every_calibration_makes_a_model() {
         let model = quantized(&model, &options, &[x.clone(), x.clone()]);
         assert_eq!(model.forward(&x).expect("fits").shape(), [16, 3]);
     }
+}
+
+/// Changing the method costs no inference: it gives the model that calibrating with that method would have given.
+#[test]
+fn another_calibration_needs_no_data() {
+    let (model, x) = batch(1);
+    let batches: Vec<Tensor> = (0..12).map(|i| &x * (1.0 + i as f32 / 10.0)).collect();
+    let calibrated = |calibration| {
+        let options = PrepareOptions {
+            calibration,
+            ..PrepareOptions::default()
+        };
+        let mut prepared = prepare(&model, &options).expect("no name is unknown");
+        calibrate(&mut prepared, batches.clone()).expect("finite values");
+        prepared
+    };
+    let mut prepared = calibrated(Calibration::MinMax);
+    for method in [
+        Calibration::Percentile(99.0),
+        Calibration::MovingAverage(0.1),
+        Calibration::MeanSquaredError,
+    ] {
+        prepared.recalibrate(method).expect("a good method");
+        let changed = convert(&prepared).expect("calibrated");
+        let fresh = convert(&calibrated(method)).expect("calibrated");
+        let y = |model: &QModel| model.forward(&x).expect("fits").to_vec();
+        assert_eq!(y(&changed), y(&fresh), "{method:?}");
+    }
+    assert!(prepared.recalibrate(Calibration::Percentile(0.0)).is_err());
+}
+
+/// Two halves of the data, seen by two copies of the model, one of them through a file, are as good as all of it seen by one.
+#[test]
+fn calibrations_are_merged_and_reported() {
+    let (model, x) = batch(1);
+    let batches: Vec<Tensor> = (0..12).map(|i| &x * (1.0 + i as f32 / 10.0)).collect();
+    let calibrated = |batches: &[Tensor]| {
+        let mut prepared = prepare(&model, &PrepareOptions::default()).expect("all names known");
+        calibrate(&mut prepared, batches.to_vec()).expect("finite values");
+        prepared
+    };
+    let whole = calibrated(&batches);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("second half");
+    save_sketches(&path, &calibrated(&batches[6..]).sketches()).expect("it can be written");
+    let mut first = calibrated(&batches[..6]);
+    first
+        .merge_sketches(&load_sketches(&path).expect("it was written"))
+        .expect("the same places");
+    let reports = |prepared: &Prepared| prepared.calibration_report().expect("calibrated");
+    for (merged, whole) in reports(&first).iter().zip(&reports(&whole)) {
+        assert_eq!(merged.range, whole.range);
+        assert_eq!(merged.samples, whole.samples);
+        // Both halves number their batches from 0, so they count as six.
+        assert_eq!((merged.batches, whole.batches), (6, 12));
+        assert_eq!(merged.is_enough(0.5), None);
+        // The batches grow steadily from 1 to 2.1 times the first: the next set could reach much further.
+        assert_eq!(whole.is_enough(0.01), Some(false));
+        assert_eq!(whole.is_enough(100.0), Some(true));
+    }
+    let names: Vec<String> = reports(&whole).into_iter().map(|of| of.name).collect();
+    assert_eq!(names, ["input", "hidden", "last"]);
+    let stranger = [("other".to_owned(), Sketch::new())];
+    assert!(first.merge_sketches(&stranger).is_err());
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! What must hold for all values, schemes and codes, not only for the examples.
 
 mod schemes;
+mod sketches;
 mod values;

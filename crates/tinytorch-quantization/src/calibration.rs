@@ -1,0 +1,524 @@
+//! Which range? Every method, computed afterwards from one sketch of what was seen.
+//!
+//! In: a [`Sketch`] and a method. Out: the range worth spending codes on, how much of the data lies beyond it, and how far it can be
+//! trusted. The data flows through the model once; after that any number of methods can be compared.
+//!
+//! | method | the range is | source |
+//! |---|---|---|
+//! | [`Calibration::MinMax`] | all that came | |
+//! | [`Calibration::MovingAverage`] | what batches usually span | Jacob et al. 2018, section 3.1 |
+//! | [`Calibration::Percentile`] | what nearly all magnitudes keep to | |
+//! | [`Calibration::Entropy`] | the one whose codes resemble the values most | Migacz 2017 |
+//! | [`Calibration::MeanSquaredError`] | the one with the smallest mean squared error | Banner et al. 2019, "Post-training 4-bit quantization" |
+
+use std::fmt;
+
+use crate::confidence::Confidence;
+use crate::entropy::entropy_range;
+use crate::error::{Error, Result};
+use crate::observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer};
+use crate::qparams::choose_qparams;
+use crate::scheme::{CodeRange, ValueRange};
+use crate::sketch::{Bin, Sketch};
+use crate::sketch_bins::OCTAVES;
+
+/// How a range is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Calibration {
+    /// All that came.
+    #[default]
+    MinMax,
+    /// What usually comes, with this averaging constant.
+    ///
+    /// The batches are taken in the order of their numbers, so the result does not depend on the order in which they came.
+    /// A sketch remembers the last 1024; what is older would weigh `(1 − c)¹⁰²⁴`, 3·10⁻⁵ for the usual 0.01.
+    MovingAverage(f32),
+    /// What this percentage of the magnitudes keeps to.
+    Percentile(f64),
+    /// What loses the least information.
+    Entropy,
+    /// What loses the least on average, squared: rounding inside the range against saturation outside.
+    MeanSquaredError,
+}
+
+impl Calibration {
+    /// Checks its constant.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`].
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::MovingAverage(constant) => MovingAverageMinMaxObserver::new(constant).map(|_| ()),
+            Self::Percentile(percentile) if !(percentile > 0.0 && percentile <= 100.0) => {
+                Err(Error::BadPercentile { percentile })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Limits per octave that the search for the smallest error looks at first, and between two of them afterwards.
+const TRIES: i32 = 16;
+
+impl Sketch {
+    /// The range that `method` finds in what was seen, for these codes.
+    ///
+    /// - Min-max and the moving average are what [`MinMaxObserver`] and [`MovingAverageMinMaxObserver`] would have found.
+    /// - The percentile limits the magnitude: at most one bin above the exact order statistic, which is at most 2⁻⁷ of it, or 2⁻¹⁰
+    ///   of the largest if that is less. While there is anything but zeros the limit is not 0.
+    /// - Entropy is [`entropy_range`] of [`Sketch::histogram`], with as many levels as the codes have for one sign.
+    /// - The mean squared error is that of a uniform density within each bin, integrated exactly; the limit is searched in
+    ///   steps of 2^(1/256) around the best of steps of 2^(1/16).
+    ///
+    /// Where all magnitudes are below `f32::MIN_POSITIVE`, every method but the moving average gives what was seen: codes cannot tell
+    /// such values apart (N7).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingObserved`], [`Error::BadAveragingConstant`], [`Error::BadPercentile`], [`Error::BadCodeRange`],
+    /// [`Error::BadRange`] if what was seen is wider than `f32::MAX`; [`Error::TooManyLevels`] for entropy with more
+    /// than 11 bits.
+    pub fn range(&self, method: Calibration, codes: CodeRange) -> Result<ValueRange> {
+        method.check()?;
+        codes.check()?;
+        let seen = self.seen.ok_or(Error::NothingObserved { tensor: None })?;
+        let is_tiny = seen.max_abs() < f32::MIN_POSITIVE;
+        match method {
+            Calibration::MinMax => {
+                let mut observer = MinMaxObserver::default();
+                observer.observe(&[seen.min, seen.max])?;
+                observer.range()
+            }
+            Calibration::MovingAverage(constant) => {
+                let mut observer = MovingAverageMinMaxObserver::new(constant)?;
+                for batch in self.batches() {
+                    observer.observe(&[batch.range.min, batch.range.max])?;
+                }
+                observer.range()
+            }
+            _ if is_tiny => Ok(seen),
+            Calibration::Percentile(percentile) => {
+                let enough = percentile / 100.0 * self.samples() as f64;
+                Ok(limited(seen, self.magnitude_at(enough)))
+            }
+            Calibration::Entropy => entropy_range(&self.histogram()?, codes.len().div_ceil(2)),
+            Calibration::MeanSquaredError => self.least_error_range(seen, codes),
+        }
+    }
+
+    /// The share of the values that lie beyond `range`: exact if its ends are ends of bins or of what was seen, otherwise with the
+    /// values of one bin for each sign taken as evenly spread.
+    #[must_use]
+    pub fn clipped(&self, range: ValueRange) -> f64 {
+        let Some(seen) = self.seen else { return 0.0 };
+        let beyond = |bin: &Bin, limit: f32| {
+            let (lower, upper) = (f64::from(bin.lower), f64::from(bin.upper));
+            ((upper - f64::from(limit)) / (upper - lower)).clamp(0.0, 1.0)
+        };
+        let mut outside = 0.0;
+        for bin in self.bins() {
+            if seen.max > range.max {
+                outside += bin.positive as f64 * beyond(&bin, range.max);
+            }
+            if seen.min < range.min {
+                outside += bin.negative as f64 * beyond(&bin, -range.min);
+            }
+            // A range beside zero leaves out what lies between.
+            if range.min > 0.0 {
+                outside += bin.positive as f64 * (1.0 - beyond(&bin, range.min));
+            }
+            if range.max < 0.0 {
+                outside += bin.negative as f64 * (1.0 - beyond(&bin, -range.max));
+            }
+        }
+        outside / self.samples().max(1) as f64
+    }
+
+    /// The upper edge of the bin up to which `enough` magnitudes lie, zeros included, and never more than was seen.
+    pub(crate) fn magnitude_at(&self, enough: f64) -> f32 {
+        let mut kept = self.zeros() as f64;
+        for bin in self.bins() {
+            kept += bin.count() as f64;
+            if kept >= enough {
+                return bin.upper;
+            }
+        }
+        self.seen.map_or(0.0, ValueRange::max_abs)
+    }
+
+    /// The mean squared error of writing all that was seen with the parameters that fit `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadRange`], [`Error::BadCodeRange`].
+    pub fn mean_squared_error(&self, range: ValueRange, codes: CodeRange) -> Result<f64> {
+        let bins: Vec<Bin> = self.bins().collect();
+        squared_error(&bins, range, codes).map(|sum| sum / self.samples().max(1) as f64)
+    }
+
+    fn least_error_range(&self, seen: ValueRange, codes: CodeRange) -> Result<ValueRange> {
+        let bins: Vec<Bin> = self.bins().collect();
+        let largest = seen.max_abs();
+        let limit = |exponent: f64| (f64::from(largest) * exponent.exp2()) as f32;
+        let mut best = (squared_error(&bins, seen, codes)?, 0.0);
+        let mut attempt = |exponent: f64| {
+            let error = squared_error(&bins, limited(seen, limit(exponent)), codes)?;
+            // Of equal errors the wider range counts, which comes first.
+            if error < best.0 {
+                best = (error, exponent);
+            }
+            Ok::<f64, Error>(best.1)
+        };
+        let mut around = 0.0;
+        for step in 1..OCTAVES as i32 * TRIES {
+            around = attempt(-f64::from(step) / f64::from(TRIES))?;
+        }
+        let fine = f64::from(TRIES * TRIES);
+        let mut exponent = 0.0;
+        for step in (-TRIES + 1)..TRIES {
+            let at = around - f64::from(step) / fine;
+            if at < 0.0 {
+                exponent = attempt(at)?;
+            }
+        }
+        Ok(if exponent == 0.0 {
+            seen
+        } else {
+            limited(seen, limit(exponent))
+        })
+    }
+}
+
+/// What was seen, cut to magnitudes up to `limit`.
+fn limited(seen: ValueRange, limit: f32) -> ValueRange {
+    ValueRange {
+        min: seen.min.max(-limit),
+        max: seen.max.min(limit),
+    }
+}
+
+/// The sum of squared errors, with the values of each bin spread evenly over it.
+fn squared_error(bins: &[Bin], range: ValueRange, codes: CodeRange) -> Result<f64> {
+    let qparams = choose_qparams(range, codes)?;
+    let scale = f64::from(qparams.scale);
+    let low = f64::from(codes.min - qparams.zero_point);
+    let high = f64::from(codes.max - qparams.zero_point);
+    // The integral of (u − code(u))² over u = x / scale: a cell of one code gives 1/12, and in the cell of code n the part from
+    // its begin, n − ½, to u gives ((u − n)³ + 1/8) / 3. Beyond the last code the same expression goes on, without end.
+    let integral = |u: f64| {
+        let code = u.round().clamp(low, high);
+        code / 12.0 + ((u - code).powi(3) + 0.125) / 3.0
+    };
+    let mean = |from: f64, to: f64| (integral(to) - integral(from)) / (to - from);
+    let mut sum = 0.0;
+    for bin in bins {
+        let (lower, upper) = (f64::from(bin.lower) / scale, f64::from(bin.upper) / scale);
+        if bin.positive > 0 {
+            sum += bin.positive as f64 * mean(lower, upper);
+        }
+        if bin.negative > 0 {
+            sum += bin.negative as f64 * mean(-upper, -lower);
+        }
+    }
+    Ok(sum * scale * scale)
+}
+
+/// An observer that keeps a sketch, so that its method can be changed after the data came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SketchObserver {
+    /// What came.
+    pub sketch: Sketch,
+    method: Calibration,
+    codes: CodeRange,
+}
+
+impl SketchObserver {
+    /// An observer for activations (N9) that saw nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`].
+    pub fn new(method: Calibration) -> Result<Self> {
+        method.check()?;
+        Ok(Self {
+            sketch: Sketch::new(),
+            method,
+            codes: CodeRange::INT8,
+        })
+    }
+
+    /// The method by which [`Observer::range`] finds the range.
+    #[must_use]
+    pub fn method(&self) -> Calibration {
+        self.method
+    }
+
+    /// Another method for what was seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`]; nothing has changed then.
+    pub fn set_method(&mut self, method: Calibration) -> Result<()> {
+        method.check()?;
+        self.method = method;
+        Ok(())
+    }
+
+    /// What was seen, which range was chosen, and how far it can be trusted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingObserved`] that names the tensor; those of [`Sketch::range`].
+    pub fn report(&self, name: &str) -> Result<CalibrationReport> {
+        let sketch = &self.sketch;
+        let range = self.range().map_err(|error| error.in_tensor(name))?;
+        Ok(CalibrationReport {
+            name: name.to_owned(),
+            method: self.method,
+            samples: sketch.samples(),
+            zeros: sketch.zeros(),
+            batches: sketch.batches().len(),
+            seen: sketch.seen().unwrap_or(range),
+            range,
+            clipped: sketch.clipped(range),
+            confidence: sketch.confidence(self.method, self.codes)?,
+        })
+    }
+}
+
+impl Observer for SketchObserver {
+    fn observe(&mut self, values: &[f32]) -> Result<()> {
+        self.sketch.observe(values)
+    }
+
+    fn range(&self) -> Result<ValueRange> {
+        self.sketch.range(self.method, self.codes)
+    }
+}
+
+/// What calibration found out about one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrationReport {
+    /// The tensor: `input`, or the stage whose output it is.
+    pub name: String,
+    /// How the range was found.
+    pub method: Calibration,
+    /// How many values were seen.
+    pub samples: u64,
+    /// How many of them were 0.
+    pub zeros: u64,
+    /// How many batches are remembered, at most [`MAX_BATCHES`](crate::MAX_BATCHES).
+    pub batches: usize,
+    /// The smallest and the largest value.
+    pub seen: ValueRange,
+    /// The range that was chosen.
+    pub range: ValueRange,
+    /// The share of the values beyond it; see [`Sketch::clipped`].
+    pub clipped: f64,
+    /// Where the range would have ended with other data; `None` if there are too few batches to say.
+    pub confidence: Option<Confidence>,
+}
+
+impl CalibrationReport {
+    /// Whether the data is enough: with other data of the same amount each end of the range would, with 95 % confidence, move by
+    /// less than `tolerance` of its width. `None` if there are too few batches to say.
+    #[must_use]
+    pub fn is_enough(&self, tolerance: f64) -> Option<bool> {
+        let confidence = self.confidence.as_ref()?;
+        Some(confidence.relative_width(self.range) <= tolerance)
+    }
+
+    /// The chance that the next batch of the same kind has a value beyond all that was seen: at most 2 in `batches + 1`, because each
+    /// of the batches is as likely as any other to hold the largest, or the smallest, value.
+    #[must_use]
+    pub fn chance_of_a_new_extreme(&self) -> f64 {
+        (2.0 / (self.batches as f64 + 1.0)).min(1.0)
+    }
+}
+
+impl fmt::Display for CalibrationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ValueRange { min, max } = self.range;
+        write!(
+            f,
+            "{}: [{min:.4}, {max:.4}] from {} values in {} batches, {:.4} % clipped, ",
+            self.name,
+            self.samples,
+            self.batches,
+            100.0 * self.clipped
+        )?;
+        match &self.confidence {
+            Some(confidence) => write!(
+                f,
+                "its ends within {:.1} % of its width (95 % confidence, {})",
+                100.0 * confidence.relative_width(self.range),
+                confidence.how
+            ),
+            None => f.write_str("too few batches to say how sure it is"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INT8: CodeRange = CodeRange::INT8;
+
+    fn sketch(batches: &[&[f32]]) -> Sketch {
+        let mut sketch = Sketch::new();
+        for batch in batches {
+            sketch.observe(batch).expect("finite values");
+        }
+        sketch
+    }
+
+    fn range(min: f32, max: f32) -> ValueRange {
+        ValueRange { min, max }
+    }
+
+    #[test]
+    fn worked_example_every_method_from_one_sketch() {
+        // 1000 values in steps of 0.001 up to 1, and an outlier.
+        let steps: Vec<f32> = (1..=1000).map(|i| i as f32 / 1000.0).collect();
+        let sketch = sketch(&[&steps, &[-0.25, 8.0]]);
+        let found = |method| sketch.range(method, INT8).expect("values came");
+        assert_eq!(found(Calibration::MinMax), range(-0.25, 8.0));
+        let average = found(Calibration::MovingAverage(0.5));
+        assert_eq!(average, range(0.5 * 0.001 + 0.5 * -0.25, 0.5 + 4.0));
+        // 99.8 % of 1002 values are 999.996: the 1000th magnitude is 0.999, as 0.25 comes twice. 3 octaves below the top, bins in
+        // [0.5, 1) are 2⁻⁸ wide.
+        let percentile = found(Calibration::Percentile(99.8));
+        assert_eq!(percentile.min, -0.25);
+        assert!(0.999 <= percentile.max && percentile.max <= 0.999 + 1.0 / 256.0);
+        assert_eq!(sketch.clipped(percentile), 2.0 / 1002.0);
+    }
+
+    #[test]
+    fn the_least_error_weighs_rounding_against_saturation() {
+        // 10,000 values evenly over ±1 and one outlier of 3.
+        let even: Vec<f32> = (0..10_000)
+            .map(|i| (i as f32 + 0.5) / 5000.0 - 1.0)
+            .collect();
+        let mut values = even.clone();
+        values.extend([3.0]);
+        // Below −1 there is nothing, so the range is [−1, L] in 255 steps of (1 + L) / 255. Rounding costs a twelfth of a squared
+        // step each, saturation (3 − L)² once: 10,001 (1 + L)² / (255² · 12) + (3 − L)². The derivative is 0 where
+        // a (1 + L) = 3 − L with a = 10,001 / (255² · 12), so L = (3 − a) / (1 + a).
+        let found = sketch(&[&values]).range(Calibration::MeanSquaredError, INT8);
+        let a = 10_001.0 / (255.0_f32.powi(2) * 12.0);
+        let exact = (3.0 - a) / (1.0 + a);
+        let found = found.expect("values came");
+        assert_eq!(found.min, -0.9999);
+        // The search has steps of 2^(1/256), 0.27 %; the outlier is known to a bin of 2⁻⁹, 0.07 % of it; and the zero point is rounded,
+        // which moves the last code by up to half a step, 0.26 % of L.
+        assert!(
+            (found.max / exact - 1.0).abs() < 0.006,
+            "{found:?}, {exact}"
+        );
+        // With 4 bits, steps are 17 times as wide: the outlier goes.
+        let four = sketch(&[&values]).range(Calibration::MeanSquaredError, CodeRange::INT4);
+        assert!(four.expect("values came").max < 1.5);
+    }
+
+    #[test]
+    fn the_mean_squared_error_is_that_of_the_values() {
+        let values: Vec<f32> = (0..20_000)
+            .map(|i| (i as f32 * 0.7137).sin() * 2.0 + 0.3)
+            .collect();
+        let sketch = sketch(&[&values]);
+        for codes in [INT8, CodeRange::INT4] {
+            for limit in [range(-1.7, 2.3), range(-1.0, 1.5)] {
+                let expected = sketch
+                    .mean_squared_error(limit, codes)
+                    .expect("a good range");
+                let qparams = choose_qparams(limit, codes).expect("a good range");
+                let back = crate::fake_quantize::fake_quantize_values(&values, qparams, codes);
+                let errors = values
+                    .iter()
+                    .zip(&back)
+                    .map(|(x, y)| f64::from(x - y).powi(2));
+                let exact = errors.sum::<f64>() / values.len() as f64;
+                // A bin is at most an eighth of a step of 8 bits wide here, and the values fill it evenly.
+                assert!((expected / exact - 1.0).abs() < 0.02, "{expected} {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_kept_where_there_is_nothing_to_choose() {
+        for values in [[0.0, 0.0], [1e-40, -1e-41]] {
+            let sketch = sketch(&[&values]);
+            let seen = sketch.seen().expect("values came");
+            for method in [
+                Calibration::MinMax,
+                Calibration::Percentile(50.0),
+                Calibration::Entropy,
+                Calibration::MeanSquaredError,
+            ] {
+                assert_eq!(sketch.range(method, INT8), Ok(seen), "{method:?}");
+                assert_eq!(sketch.clipped(seen), 0.0);
+            }
+        }
+        // Zeros alone are enough for 90 %, but a range of nothing would lose all the rest.
+        let sparse = sketch(&[&[0.0; 99], &[4.0]]);
+        let found = sparse.range(Calibration::Percentile(90.0), INT8);
+        assert_eq!(found, Ok(range(0.0, 4.0)));
+    }
+
+    #[test]
+    fn nothing_seen_and_bad_constants_are_errors() {
+        let nothing = Sketch::new();
+        for method in [
+            Calibration::MinMax,
+            Calibration::MovingAverage(0.1),
+            Calibration::Percentile(99.0),
+            Calibration::Entropy,
+            Calibration::MeanSquaredError,
+        ] {
+            let error = nothing.range(method, INT8);
+            assert_eq!(error, Err(Error::NothingObserved { tensor: None }));
+        }
+        let some = sketch(&[&[1.0]]);
+        assert!(some.range(Calibration::Percentile(f64::NAN), INT8).is_err());
+        assert!(some.range(Calibration::MovingAverage(0.0), INT8).is_err());
+        assert!(SketchObserver::new(Calibration::Percentile(0.0)).is_err());
+        let error = SketchObserver::new(Calibration::MinMax).map(|observer| observer.report("fc1"));
+        assert!(
+            matches!(error, Ok(Err(Error::NothingObserved { tensor: Some(name) })) if name == "fc1")
+        );
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_exercise() {
+        let values: Vec<f32> = (0..4000)
+            .map(|i| (i as f32 * 0.37).sin().powi(3) * 4.0)
+            .collect();
+        let sketch = sketch(&[&values]);
+        let found = sketch.range(Calibration::Entropy, INT8);
+        let histogram = sketch.histogram().expect("values came");
+        assert_eq!(found, entropy_range(&histogram, 128));
+    }
+
+    #[test]
+    fn the_method_can_be_changed_without_data() {
+        let mut observer = SketchObserver::new(Calibration::MinMax).expect("no constant");
+        for batch in 0..20 {
+            let values: Vec<f32> = (0..100).map(|i| (i * batch) as f32 % 7.0).collect();
+            observer.observe(&values).expect("finite");
+        }
+        let before = observer.sketch.clone();
+        observer
+            .set_method(Calibration::Percentile(50.0))
+            .expect("in (0, 100]");
+        assert!(observer.range().expect("values came").max < 6.0);
+        let report = observer.report("fc1").expect("values came");
+        assert_eq!((report.samples, report.batches), (2000, 20));
+        assert_eq!(report.chance_of_a_new_extreme(), 2.0 / 21.0);
+        assert!(report.to_string().starts_with("fc1: [0.0000, "));
+        assert_eq!(observer.sketch, before);
+        assert!(observer.set_method(Calibration::Percentile(101.0)).is_err());
+        assert_eq!(observer.method(), Calibration::Percentile(50.0));
+    }
+}
