@@ -37,6 +37,8 @@ pub mod confidence;
 #[path = "../../crates/tinytorch-quantization/src/conv.rs"]
 pub mod conv;
 pub mod convert;
+#[path = "../../crates/tinytorch-quantization/src/distill.rs"]
+pub mod distill;
 pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
@@ -76,6 +78,8 @@ pub mod qat;
 mod qat_activation;
 #[path = "../../crates/tinytorch-quantization/src/qat_layer.rs"]
 pub mod qat_layer;
+#[path = "../../crates/tinytorch-quantization/src/qat_train.rs"]
+pub mod qat_train;
 #[path = "../../crates/tinytorch-quantization/src/qlayer.rs"]
 pub mod qlayer;
 #[path = "../../crates/tinytorch-quantization/src/qmodel.rs"]
@@ -106,6 +110,7 @@ pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use distill::{Distillation, Distilled};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{
@@ -127,6 +132,7 @@ pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
 };
+pub use qat_train::{Freezing, QatAdam, QatRecipe, QatTraining, train_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};

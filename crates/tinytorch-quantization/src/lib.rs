@@ -18,7 +18,7 @@
 //! | [`sketch`], [`calibration`], [`confidence`], [`sketch_file`] | which range? All methods from one pass, and how sure it is |
 //! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
 //! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
-//! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`] | training that feels the rounding |
+//! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`metrics`] | what it costs |
@@ -56,6 +56,7 @@ pub mod calibration;
 pub mod confidence;
 pub mod conv;
 pub mod convert;
+pub mod distill;
 pub mod entropy;
 pub mod error;
 pub mod fake_quantize;
@@ -79,6 +80,7 @@ pub mod prepare;
 pub mod qat;
 mod qat_activation;
 pub mod qat_layer;
+pub mod qat_train;
 pub mod qlayer;
 pub mod qmodel;
 pub mod qparams;
@@ -98,6 +100,7 @@ pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use distill::{Distillation, Distilled};
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{
@@ -119,6 +122,7 @@ pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
 };
+pub use qat_train::{Freezing, QatAdam, QatRecipe, QatTraining, train_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};
 pub use qmodel::QModel;
 pub use qparams::{choose_qparams, symmetric_scale};

@@ -357,7 +357,8 @@ impl QatModel {
         })
     }
 
-    fn activations(&self) -> impl Iterator<Item = &FakeQuantize> {
+    /// What rounds the input and the output of every layer that has a range of its own.
+    pub fn activations(&self) -> impl Iterator<Item = &FakeQuantize> {
         let outputs = self.parts.iter().filter_map(|(_, part)| part.output());
         std::iter::once(&*self.input).chain(outputs)
     }

@@ -12,8 +12,8 @@ use tinytorch_core::optim::{Adam, AdamConfig};
 use tinytorch_core::safetensors::save_weights;
 use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
 use tinytorch_quantization::{
-    CodeRange, PrepareOptions, QModel, RepairOptions, Scheme, calibrate, compare_sizes, convert,
-    metrics, prepare, prepare_qat, repair,
+    CodeRange, PrepareOptions, QModel, QatRecipe, RepairOptions, Scheme, calibrate, compare_sizes,
+    convert, metrics, prepare, prepare_qat, repair, train_qat,
 };
 
 fn network(seed: u64) -> Sequential {
@@ -174,4 +174,33 @@ fn training_aware_of_two_bit_weights_saves_what_rounding_afterwards_loses() {
         aware > afterwards + 0.1,
         "{afterwards} afterwards, {aware} with training"
     );
+}
+
+#[test]
+fn a_recipe_of_four_epochs_brings_two_bit_weights_to_almost_what_f32_had() {
+    let (model, _, images, labels) = trained(0);
+    let split = stratified_split().expect("the digits are built in");
+    let data = DataLoader::new(split.train, 64)
+        .expect("a batch size")
+        .shuffle(1);
+    let recipe = QatRecipe {
+        epochs: 4,
+        ..QatRecipe::new(2)
+    };
+    let before = model.named_parameters()[0].1.to_vec();
+    let mut epochs = 0;
+    let trained = train_qat(&model, &data, &recipe, |_| epochs += 1).expect("it trains");
+    assert_eq!((epochs, trained.history.len()), (4, 4));
+    assert_eq!(
+        model.named_parameters()[0].1.to_vec(),
+        before,
+        "the original stays as it was"
+    );
+    let integers = trained.model.convert().expect("it was trained");
+    let evaluated = no_grad(|| trained.model.forward(&images)).expect("fits");
+    let deployed = integers.forward(&images).expect("fits").to_vec();
+    assert_eq!(evaluated.to_vec(), deployed);
+    // With 20 epochs the example `qat_digits` reaches 98.98 % on average over six seeds; these are four.
+    let accuracy = metrics::accuracy(&deployed, 10, &labels);
+    assert!(accuracy > 0.955, "{accuracy}");
 }

@@ -2,6 +2,7 @@
 
 mod deploy;
 mod learned;
+mod train;
 
 use proptest::prelude::*;
 use rand::SeedableRng;
