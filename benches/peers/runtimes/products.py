@@ -112,7 +112,7 @@ def f32_peers(m, k, n, threads):
     )
     ort = session(model, threads)
     x, w = torch.from_numpy(a), torch.from_numpy(np.ascontiguousarray(weights.T))
-    packed = torch.ops.mkldnn._reorder_linear_weight(w.to_mkldnn(), m)
+    packed = torch.ops.mkldnn._reorder_linear_weight(w, m)
     linear = torch.ops.mkldnn._linear_pointwise.default
     out = np.empty((m, n), np.float32)
     inputs = {"a": a}

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import time
 
+QUIET_SECONDS = 0.012
 SAMPLE_SECONDS = 0.004
 # Per subject and row of a table; never fewer than MIN_ROUNDS samples, which is what the largest products get.
 BUDGET_SECONDS = 0.12
@@ -73,8 +74,8 @@ def measure(subjects, threads):
     for _ in range(rounds):
         for subject in subjects:
             if threads > 1:
-                # The idle threads of the subject before may spin for a while; let them fall asleep.
-                time.sleep(0.002)
+                # The idle threads of the subject before spin for some milliseconds (OpenMP's); let them fall asleep.
+                time.sleep(QUIET_SECONDS)
             # Not measured: brings its data back into the caches.
             subject.seconds(1)
             samples[subject.name].append(subject.seconds(calls[subject.name]) / calls[subject.name])

@@ -10,8 +10,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::fmt;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
 use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
@@ -19,6 +18,7 @@ use crate::gemm_i8::activations::Matrix;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::ending::{Ending, RowScale};
 use crate::gemm_i8::{PackedWeights, Scale};
+use crate::team;
 
 /// Codes that are made before they are multiplied: they stay in a core's own cache.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -183,11 +183,18 @@ impl DynamicLinear {
             tasks.push((start, &x[start * k..end * k], rows));
             rest = after;
         }
-        let results: Vec<_> = tasks
-            .into_par_iter()
-            .map(|(first, x, out)| self.rows(first, x, shared, relu, out, 1))
-            .collect();
-        results.into_iter().collect()
+        // The first rows that fail, whichever thread is first.
+        let failed = Mutex::new(None);
+        team::for_each(tasks, parts, |(first, x, out)| {
+            if let Err(error) = self.rows(first, x, shared, relu, out, 1) {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if failed.is_none_or(|(row, _)| first < row) {
+                    *failed = Some((first, error));
+                }
+            }
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Computes some rows, which start at row `first` of the whole.

@@ -11,6 +11,7 @@ pub mod elementwise;
 pub mod gemm_bf16;
 pub mod gemm_f32;
 pub mod gemm_i8;
+mod team;
 #[cfg(test)]
 mod testing;
 

@@ -8,11 +8,10 @@
 
 use std::arch::x86_64::*;
 
-use rayon::prelude::*;
-
 use super::{Accumulate, MatrixRef};
 use crate::cpu::Vectors;
 use crate::gemm_i8::block::BlockMut;
+use crate::team;
 
 /// Rows up to which this is faster than packing.
 pub(super) const MAX_ROWS: usize = 16;
@@ -87,7 +86,7 @@ pub(super) fn product(
         rest = right;
     }
     tasks.push(((parts - 1) * n / parts, rest));
-    tasks.into_par_iter().for_each(run);
+    team::for_each(tasks, parts, run);
     Outcome::Done
 }
 

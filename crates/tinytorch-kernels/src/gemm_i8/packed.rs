@@ -1,13 +1,12 @@
 //! Weights in the order in which their kernel reads them, ready for any number of products.
 
-use rayon::prelude::*;
-
 use super::activations::{Activations, Matrix};
 use super::block::BlockMut;
 use super::ending::{Ending, Requantize, Scale};
 use super::lines::Lines;
 use super::{GemmI8, MAX_K, Task, chosen};
 use crate::elements;
+use crate::team;
 
 /// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
 const PARALLEL_THRESHOLD: usize = 1 << 21;
@@ -278,9 +277,8 @@ impl PackedWeights {
         if threads == 1 {
             self.kernel.run(task);
         } else {
-            divide(task, self.kernel.tile(), threads)
-                .into_par_iter()
-                .for_each(|task| self.kernel.run(task));
+            let tasks = divide(task, self.kernel.tile(), threads);
+            team::for_each(tasks, threads, |task| self.kernel.run(task));
         }
     }
 }
