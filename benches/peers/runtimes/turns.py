@@ -5,10 +5,12 @@ import statistics
 import subprocess
 import time
 
-QUIET_SECONDS = 0.012
+# Before each sample with several threads: the threads of the subject before spin for some milliseconds until they sleep,
+# and the system may first have put two of this one's threads on one core.
+WARM_SECONDS = 0.016
 SAMPLE_SECONDS = 0.004
 # Per subject and row of a table; never fewer than MIN_ROUNDS samples, which is what the largest products get.
-BUDGET_SECONDS = 0.12
+BUDGET_SECONDS = 0.1
 MIN_ROUNDS, MAX_ROUNDS = 7, 31
 
 
@@ -70,13 +72,13 @@ def measure(subjects, threads):
         calls[subject.name] = max(1, round(SAMPLE_SECONDS / max(subject.seconds(1), 1e-7)))
     slowest = max(subject.seconds(calls[subject.name]) for subject in subjects)
     rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, round(BUDGET_SECONDS / slowest)))
+    if threads > 1:
+        rounds = min(rounds, 11)
     samples = {subject.name: [] for subject in subjects}
     for _ in range(rounds):
         for subject in subjects:
-            if threads > 1:
-                # The idle threads of the subject before spin for some milliseconds (OpenMP's); let them fall asleep.
-                time.sleep(QUIET_SECONDS)
             # Not measured: brings its data back into the caches.
-            subject.seconds(1)
+            warm = calls[subject.name] * WARM_SECONDS / SAMPLE_SECONDS if threads > 1 else 1
+            subject.seconds(max(1, round(warm)))
             samples[subject.name].append(subject.seconds(calls[subject.name]) / calls[subject.name])
     return {subject.name: subject.work / statistics.median(samples[subject.name]) for subject in subjects}

@@ -32,14 +32,14 @@ mod x86 {
 
     pub fn subjects(bytes: usize) -> Vec<Subject> {
         let threads = rayon::current_num_threads();
-        let on_all = move |work: fn()| {
-            move || {
-                if threads == 1 {
-                    work();
-                } else {
-                    rayon::broadcast(|_| work());
+        // This thread is one of them: if all were woken they would begin on one core.
+        let on_all = move |work: &(dyn Fn(usize) + Sync)| {
+            std::thread::scope(|scope| {
+                for thread in 1..threads {
+                    scope.spawn(move || work(thread));
                 }
-            }
+                work(0);
+            });
         };
         let operations = |lanes: usize| (threads * ROUNDS * SUMS * lanes * 2) as f64;
         let lines = vec![[1_u8; 64]; bytes.div_ceil(64)];
@@ -56,22 +56,22 @@ mod x86 {
             subject(
                 "vpdpbusd",
                 operations(64),
-                Box::new(on_all(|| unsafe { vpdpbusd() })),
+                Box::new(move || on_all(&|_| unsafe { vpdpbusd() })),
             ),
             // SAFETY: as above.
-            subject("fma", operations(16), Box::new(on_all(|| unsafe { fma() }))),
+            subject(
+                "fma",
+                operations(16),
+                Box::new(move || on_all(&|_| unsafe { fma() })),
+            ),
             subject(
                 "read",
                 (passes * bytes) as f64,
                 Box::new(move || {
-                    // SAFETY: as above.
-                    let read = |lines: &[_]| (0..passes).for_each(|_| unsafe { read(lines) });
-                    if threads == 1 {
-                        return read(&lines);
-                    }
-                    rayon::broadcast(|context| {
-                        if let Some(lines) = lines.chunks(part).nth(context.index()) {
-                            read(lines);
+                    on_all(&|thread| {
+                        if let Some(lines) = lines.chunks(part).nth(thread) {
+                            // SAFETY: as above.
+                            (0..passes).for_each(|_| unsafe { read(lines) });
                         }
                     });
                 }),

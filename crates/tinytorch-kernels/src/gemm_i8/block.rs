@@ -83,6 +83,12 @@ impl<'a, T> BlockMut<'a, T> {
         }
     }
 
+    /// Where a row begins: an address to prefetch, for any row.
+    #[inline]
+    pub fn start_of(&self, row: usize) -> *const T {
+        self.start.wrapping_add(row * self.row_stride)
+    }
+
     /// `rows` rows from row `first` on, borrowed from this block.
     pub fn rows_at(&mut self, first: usize, rows: usize) -> BlockMut<'_, T> {
         assert!(

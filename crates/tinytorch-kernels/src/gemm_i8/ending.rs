@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::block::BlockMut;
 use super::scalar;
+use crate::cpu::{Vectors, vectorized};
 
 /// Sum to code: `saturate(round_ties_even((sum + bias) as f32 * multiplier) + zero_point)` (N12).
 ///
@@ -42,16 +43,14 @@ impl Requantize<'_> {
             self.bias.is_empty() || self.bias.len() == n,
             "bias must be [n] or empty"
         );
+        let (largest_multiplier, largest_bias) =
+            largest(Vectors::chosen(), self.multipliers, self.bias);
         assert!(
-            self.multipliers
-                .iter()
-                .all(|multiplier| multiplier.is_finite()),
+            largest_multiplier < f32::INFINITY.to_bits(),
             "multipliers must be finite"
         );
         assert!(
-            self.bias
-                .iter()
-                .all(|bias| bias.unsigned_abs() <= max_bias.unsigned_abs()),
+            largest_bias <= max_bias.unsigned_abs(),
             "a bias beyond ±{max_bias} may overflow the accumulator"
         );
         self.codes().check();
@@ -63,6 +62,17 @@ impl Requantize<'_> {
             min: self.min,
             max: self.max,
         }
+    }
+}
+
+vectorized! {
+    /// The bits of the largest magnitude of the multipliers (NaN is above infinity), and the largest of the bias.
+    ///
+    /// A loop that ended at the first bad one would not be vectorized, and cost more than a small product.
+    fn largest(multipliers: &[f32], bias: &[i32]) -> (u32, u32) {
+        let multiplier = multipliers.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
+        let bias = bias.iter().fold(0, |largest, value| value.unsigned_abs().max(largest));
+        (multiplier, bias)
     }
 }
 

@@ -1,10 +1,13 @@
 //! Weights in the order in which their kernel reads them, ready for any number of products.
 
+use std::cell::RefCell;
+
 use super::activations::{Activations, Matrix};
 use super::block::BlockMut;
 use super::ending::{Ending, Requantize, Scale};
 use super::lines::Lines;
 use super::{GemmI8, MAX_K, Task, chosen};
+use crate::cpu::{Vectors, vectorized};
 use crate::elements;
 use crate::team;
 
@@ -225,16 +228,13 @@ impl PackedWeights {
             return;
         }
         let shift = a_zero_point + self.kernel.activation_shift();
-        // Wrapping: what the shift adds to a sum, wrapped, is taken off again.
-        let mut offsets: Vec<i32> = self
-            .sums
-            .iter()
-            .map(|sum| sum.wrapping_mul(-shift))
-            .collect();
-        for (offset, &bias) in offsets.iter_mut().zip(bias) {
-            *offset = offset.wrapping_add(bias);
-        }
+        // Taken, not borrowed: should this thread run another product meanwhile, it makes its own.
+        let mut offsets = OFFSETS.take();
+        offsets.clear();
+        offsets.resize(self.n, 0);
+        fold_offsets(Vectors::chosen(), &self.sums, shift, bias, &mut offsets);
         self.run_with(activations, &offsets, ending, self.threads(m));
+        OFFSETS.set(offsets);
     }
 
     /// How many threads a product of `m` rows is worth.
@@ -279,6 +279,23 @@ impl PackedWeights {
         } else {
             let tasks = divide(task, self.kernel.tile(), threads);
             team::for_each(tasks, threads, |task| self.kernel.run(task));
+        }
+    }
+}
+
+thread_local! {
+    /// Kept between calls.
+    static OFFSETS: RefCell<Vec<i32>> = const { RefCell::new(vec![]) };
+}
+
+vectorized! {
+    /// `bias − sum · shift`, wrapping: what the shift adds to a sum, wrapped, is taken off again.
+    fn fold_offsets(sums: &[i32], shift: i32, bias: &[i32], offsets: &mut [i32]) {
+        for (offset, &sum) in offsets.iter_mut().zip(sums) {
+            *offset = sum.wrapping_mul(shift.wrapping_neg());
+        }
+        for (offset, &bias) in offsets.iter_mut().zip(bias) {
+            *offset = offset.wrapping_add(bias);
         }
     }
 }
