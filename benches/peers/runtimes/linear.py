@@ -14,7 +14,7 @@ SIZES = [(1, 1024), (8, 1024), (32, 1024), (128, 1024), (512, 1024), (1, 4096), 
 
 def peers(m, d, threads):
     work = 2.0 * m * d * d
-    x = data.reals(m, d, 37)
+    x = data.inputs(m, d, 37)
     codes = data.codes(d, d, 91)
     scales, bias = np.full(d, 1e-2, np.float32), np.full(d, 0.5, np.float32)
     expected = x.astype(np.float64) @ codes.T.astype(np.float64) * 1e-2 + 0.5
@@ -66,7 +66,7 @@ def run(threads):
     server, ceiling_server = turns.Server(), turns.Server()
     for m, d in SIZES:
         subjects = server.prepare("linear", m, d)
-        expected = data.check(data.reals(m, d, 37) @ data.codes(d, d, 91).T.astype(np.float32) * 1e-2 + 0.5)
+        expected = data.check(data.inputs(m, d, 37) @ data.codes(d, d, 91).T.astype(np.float32) * 1e-2 + 0.5)
         for subject in subjects:
             if abs(subject.check / expected - 1) > 0.05:
                 raise AssertionError(f"{subject.name} computed {subject.check}, not {expected}")

@@ -23,3 +23,10 @@ pub fn check<T: Copy + Into<f64>>(values: &[T]) -> f64 {
         .map(|(i, &value)| value.into() * (1 + i % 7) as f64)
         .sum()
 }
+
+/// Within ±2, nowhere evenly spaced, as inputs are: multiples of a step would often fall between two codes.
+pub fn inputs(len: usize, step: usize) -> Vec<f32> {
+    (reals(len, step).into_iter().enumerate())
+        .map(|(i, real)| real + (i * 7919 % 1009) as f32 / 65_536.0)
+        .collect()
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tinytorch_kernels::{DynamicLinear, InputRange, PackedWeights};
 
 use crate::Subject;
-use crate::data::{check, codes, reals};
+use crate::data::{check, codes, inputs};
 
 /// Ours with one input range for every row, as LiteRT does it, and with one for all.
 pub fn subjects(m: usize, d: usize) -> Vec<Subject> {
@@ -15,7 +15,7 @@ pub fn subjects(m: usize, d: usize) -> Vec<Subject> {
         &vec![1e-2; d],
         &vec![0.5; d],
     ));
-    let x = Rc::new(reals(m * d, 37));
+    let x = Rc::new(inputs(m * d, 37));
     [
         ("ours", InputRange::PerRow),
         ("ours_per_tensor", InputRange::PerTensor),

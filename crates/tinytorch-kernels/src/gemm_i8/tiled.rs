@@ -53,6 +53,27 @@ pub(super) trait Micro {
     /// `activations` has `rows` blocks per 64 groups. `place.ending` gets rows `place.row..` and columns
     /// `place.column..`, as many as the panel is wide.
     fn tile(&self, rows: usize, activations: &[Block], panel: Panel<'_>, place: Place<'_, '_>);
+
+    /// Multiplies one row, the ending's only one, with four whole panels, whose first columns are `columns`; `offsets`
+    /// are those of all columns.
+    fn four_panels(
+        &self,
+        activations: &[Block],
+        panels: [Panel<'_>; 4],
+        ending: &mut Ending<'_>,
+        offsets: &[i32],
+        columns: [usize; 4],
+    ) {
+        for (panel, column) in panels.into_iter().zip(columns) {
+            let place = Place {
+                ending: &mut *ending,
+                offsets: &offsets[column..column + panel.width],
+                row: 0,
+                column,
+            };
+            self.tile(1, activations, panel, place);
+        }
+    }
 }
 
 /// The weights of some columns.
@@ -149,14 +170,28 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
                 }
             }
         }
-        for column in (0..columns).step_by(K::COLUMNS) {
-            let width = K::COLUMNS.min(columns - column);
+        let panel = |column: usize| {
             let first = (task.first_column + column) * groups * K::CODES;
-            let panel = Panel {
+            Panel {
                 weights: &task.weights.bytes()[first..],
-                width,
+                width: K::COLUMNS.min(columns - column),
                 groups,
-            };
+            }
+        };
+        // One row reads its weights in four streams, each a quarter of the whole panels.
+        let quarter = if rows == 1 {
+            columns / K::COLUMNS / 4
+        } else {
+            0
+        };
+        for stripe in 0..quarter {
+            let starts = [0, 1, 2, 3].map(|stream| (stream * quarter + stripe) * K::COLUMNS);
+            let (panels, blocks) = (starts.map(panel), &buffers.blocks[..blocks]);
+            kernel.four_panels(blocks, panels, &mut task.ending, task.offsets, starts);
+        }
+        for column in (4 * quarter * K::COLUMNS..columns).step_by(K::COLUMNS) {
+            let panel = panel(column);
+            let width = panel.width;
             for tile in first_tile..last_tile {
                 let (start, end) = (tile_start(tile), tile_start(tile + 1));
                 let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;

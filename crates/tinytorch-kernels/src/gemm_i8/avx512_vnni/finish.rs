@@ -1,0 +1,224 @@
+//! The end of a tile: offsets, then sums, codes or real numbers, straight from the registers.
+#![expect(unsafe_code, reason = "vector loads and stores")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::gemm_i8::ending::{Ending, Scale};
+use crate::gemm_i8::tiled::Place;
+
+/// Fetches the lines that the tile will write, where a result has 4 bytes per element: its rows are far apart, and
+/// writing them would wait for each.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>) {
+    for i in 0..ROWS {
+        let start: *const i8 = match &*place.ending {
+            Ending::Sums(out) => out.start_of(place.row + i).cast(),
+            Ending::Reals { out, .. } | Ending::Rows { out, .. } => {
+                out.start_of(place.row + i).cast()
+            }
+            Ending::Codes { .. } => return,
+        };
+        // Takes any address.
+        let start = start.wrapping_add(4 * place.column);
+        _mm_prefetch::<_MM_HINT_ET0>(start);
+        _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(64));
+    }
+}
+
+/// Adds the offsets and writes what the ending asks for. `FULL`: all lanes of all vectors exist.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
+    sums: [[__m512i; VECTORS]; ROWS],
+    width: usize,
+    Place {
+        ending,
+        offsets,
+        row,
+        column,
+    }: Place<'_, '_>,
+) {
+    let columns = column..column + width;
+    let offsets: [_; VECTORS] = load_i32s::<VECTORS, FULL>(offsets);
+    match ending {
+        Ending::Sums(out) => {
+            for (i, sums) in sums.iter().enumerate() {
+                let out = &mut out.row(row + i)[columns.clone()];
+                for (vector, (&sum, &offset)) in sums.iter().zip(&offsets).enumerate() {
+                    store_i32::<FULL>(out, vector, _mm512_add_epi32(sum, offset));
+                }
+            }
+        }
+        Ending::Codes {
+            out,
+            multipliers,
+            codes,
+        } => {
+            let multipliers: [_; VECTORS] =
+                load_f32s::<VECTORS, FULL>(&multipliers[columns.clone()]);
+            let (low, high) = codes.real_bounds();
+            let (low, high) = (_mm512_set1_ps(low), _mm512_set1_ps(high));
+            let zero_point = _mm512_set1_epi32(codes.zero_point);
+            for (i, sums) in sums.iter().enumerate() {
+                let out = &mut out.row(row + i)[columns.clone()];
+                for vector in 0..VECTORS {
+                    let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
+                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multipliers[vector]);
+                    let value = _mm512_min_ps(_mm512_max_ps(value, low), high);
+                    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+                    let code = _mm512_cvt_roundps_epi32::<NEAREST>(value);
+                    let code = _mm512_cvtepi32_epi8(_mm512_add_epi32(code, zero_point));
+                    store_i8::<FULL>(out, vector, code);
+                }
+            }
+        }
+        Ending::Reals { out, scale } => {
+            let scales: [_; VECTORS] = load_f32s::<VECTORS, FULL>(&scale.scales[columns.clone()]);
+            let bias = load_bias::<VECTORS, FULL>(scale, columns.clone());
+            let least = least(scale.relu);
+            for (i, sums) in sums.iter().enumerate() {
+                let out = &mut out.row(row + i)[columns.clone()];
+                for vector in 0..VECTORS {
+                    let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
+                    let value = scaled(sum, scales[vector], bias[vector], least);
+                    store_f32::<FULL>(out, vector, value);
+                }
+            }
+        }
+        Ending::Rows { out, rows, scale } => {
+            let scales: [_; VECTORS] = load_f32s::<VECTORS, FULL>(&scale.scales[columns.clone()]);
+            let bias = load_bias::<VECTORS, FULL>(scale, columns.clone());
+            let least = least(scale.relu);
+            for (i, (sums, by)) in sums.iter().zip(&rows[row..row + ROWS]).enumerate() {
+                let out = &mut out.row(row + i)[columns.clone()];
+                let (excess, row_scale) = (_mm512_set1_epi32(by.excess), _mm512_set1_ps(by.scale));
+                for vector in 0..VECTORS {
+                    let offset = _mm512_mullo_epi32(offsets[vector], excess);
+                    let sum = _mm512_add_epi32(sums[vector], offset);
+                    let factor = _mm512_mul_ps(row_scale, scales[vector]);
+                    let value = scaled(sum, factor, bias[vector], least);
+                    store_f32::<FULL>(out, vector, value);
+                }
+            }
+        }
+    }
+}
+
+/// `sum · factor + bias`, not fused (the definition rounds after the product), at least `least`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn scaled(sum: __m512i, factor: __m512, bias: __m512, least: __m512) -> __m512 {
+    let value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor), bias);
+    // The second operand is the result where the first is NaN.
+    _mm512_max_ps(value, least)
+}
+
+/// What ReLU cuts off at; without it nothing is below.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn least(relu: bool) -> __m512 {
+    _mm512_set1_ps(if relu { 0.0 } else { f32::NEG_INFINITY })
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_bias<const VECTORS: usize, const FULL: bool>(
+    scale: &Scale<'_>,
+    columns: Range<usize>,
+) -> [__m512; VECTORS] {
+    if scale.bias.is_empty() {
+        [_mm512_setzero_ps(); VECTORS]
+    } else {
+        load_f32s::<VECTORS, FULL>(&scale.bias[columns])
+    }
+}
+
+/// The lanes of vector `vector` that a slice of `len` elements has.
+#[inline(always)]
+fn lanes(len: usize, vector: usize) -> u16 {
+    match len.saturating_sub(16 * vector) {
+        len @ 0..16 => (1 << len) - 1,
+        _ => !0,
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_i32s<const VECTORS: usize, const FULL: bool>(values: &[i32]) -> [__m512i; VECTORS] {
+    assert!(!FULL || values.len() == VECTORS * 16);
+    let mut vectors = [_mm512_setzero_si512(); VECTORS];
+    for (vector, loaded) in vectors.iter_mut().enumerate() {
+        let start = values.as_ptr().wrapping_add(vector * 16);
+        let lanes = if FULL {
+            !0
+        } else {
+            lanes(values.len(), vector)
+        };
+        // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+        *loaded = unsafe { _mm512_maskz_loadu_epi32(lanes, start) };
+    }
+    vectors
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_f32s<const VECTORS: usize, const FULL: bool>(values: &[f32]) -> [__m512; VECTORS] {
+    assert!(!FULL || values.len() == VECTORS * 16);
+    let mut vectors = [_mm512_setzero_ps(); VECTORS];
+    for (vector, loaded) in vectors.iter_mut().enumerate() {
+        let start = values.as_ptr().wrapping_add(vector * 16);
+        let lanes = if FULL {
+            !0
+        } else {
+            lanes(values.len(), vector)
+        };
+        // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+        *loaded = unsafe { _mm512_maskz_loadu_ps(lanes, start) };
+    }
+    vectors
+}
+
+/// The 16 elements of vector `vector` of a slice that has them all.
+#[inline(always)]
+fn whole<T>(values: &mut [T], vector: usize) -> &mut [T; 16] {
+    let (vectors, _) = values.as_chunks_mut::<16>();
+    &mut vectors[vector]
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_i32<const FULL: bool>(out: &mut [i32], vector: usize, value: __m512i) {
+    if FULL {
+        // SAFETY: 16 elements.
+        return unsafe { _mm512_storeu_si512(whole(out, vector).as_mut_ptr().cast(), value) };
+    }
+    let start = out.as_mut_ptr().wrapping_add(vector * 16);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_mask_storeu_epi32(start, lanes(out.len(), vector), value) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_f32<const FULL: bool>(out: &mut [f32], vector: usize, value: __m512) {
+    if FULL {
+        // SAFETY: 16 elements.
+        return unsafe { _mm512_storeu_ps(whole(out, vector).as_mut_ptr(), value) };
+    }
+    let start = out.as_mut_ptr().wrapping_add(vector * 16);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm512_mask_storeu_ps(start, lanes(out.len(), vector), value) }
+}
+
+#[target_feature(enable = "avx512bw,avx512vl")]
+#[inline]
+fn store_i8<const FULL: bool>(out: &mut [i8], vector: usize, value: __m128i) {
+    if FULL {
+        // SAFETY: 16 bytes.
+        return unsafe { _mm_storeu_si128(whole(out, vector).as_mut_ptr().cast(), value) };
+    }
+    let start = out.as_mut_ptr().wrapping_add(vector * 16);
+    // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
+    unsafe { _mm_mask_storeu_epi8(start, lanes(out.len(), vector), value) }
+}
