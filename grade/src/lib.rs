@@ -5,3 +5,4 @@
 pub mod clean;
 pub mod model;
 pub mod results;
+pub mod sandbox;

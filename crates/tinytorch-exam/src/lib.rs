@@ -56,7 +56,7 @@ pub use record::{
     CaseRecord, CheckRecord, CheckVerdict, ExamRecord, MistakeRecord, expect_check, judge_check,
     score,
 };
-pub use request::{MAX_REPLY_BYTES, Replies, ReplyLine, Request, read_replies};
+pub use request::{MAX_REPLY_BYTES, Replies, ReplyLine, Request, parse_replies, read_replies};
 pub use rng::Rng;
-pub use runner::serve;
+pub use runner::{answer, serve};
 pub use value::{Named, Panic, Reply, Value, Values};

@@ -69,11 +69,12 @@ pub fn read_replies(path: &Path, request: &Request) -> io::Result<Replies> {
             problem: Some(format!("the reply is longer than {MAX_REPLY_BYTES} bytes")),
         }
     } else {
-        parse(&bytes, request)
+        parse_replies(&bytes, request)
     })
 }
 
-fn parse(bytes: &[u8], request: &Request) -> Replies {
+/// Reads the replies to a request from bytes that may be cut off or forged.
+pub fn parse_replies(bytes: &[u8], request: &Request) -> Replies {
     let mut replies = Vec::new();
     let mut rest = bytes;
     while replies.len() < request.cases.len() {
@@ -144,9 +145,9 @@ mod tests {
     #[test]
     fn whole_files_are_read_and_every_shorter_one_is_noticed() {
         let whole = line("n", 0) + &line("n", 1);
-        assert_eq!(parse(whole.as_bytes(), &request(2)).problem, None);
+        assert_eq!(parse_replies(whole.as_bytes(), &request(2)).problem, None);
         for length in 0..whole.len() {
-            let cut = parse(&whole.as_bytes()[..length], &request(2));
+            let cut = parse_replies(&whole.as_bytes()[..length], &request(2));
             assert!(cut.problem.is_some(), "{length} bytes");
             assert_eq!(
                 cut.replies.len(),
@@ -158,12 +159,12 @@ mod tests {
 
     #[test]
     fn stale_repeated_surplus_and_nonsense_lines_are_refused() {
-        let problem = |text: &str| parse(text.as_bytes(), &request(1)).problem.unwrap();
+        let problem = |text: &str| parse_replies(text.as_bytes(), &request(1)).problem.unwrap();
         assert!(problem(&line("old", 0)).contains("another run"));
         assert!(problem(&line("n", 1)).contains("case 1"));
         assert!(problem(&(line("n", 0) + &line("n", 0))).contains("more"));
         assert!(problem("{}\n").contains("malformed"));
-        assert!(parse(&[0xff, b'\n'], &request(1)).problem.is_some());
+        assert!(parse_replies(&[0xff, b'\n'], &request(1)).problem.is_some());
         let deep = "[".repeat(100_000) + "\n";
         assert!(problem(&deep).contains("malformed"));
     }

@@ -75,10 +75,22 @@ fn run(checks: &[Check], args: &[String]) -> Result<(), Fault> {
     io::stdin()
         .read_to_string(&mut text)
         .map_err(|error| Fault::Request(error.to_string()))?;
-    answer(checks, &text, &mut file)
+    put(checks, &text, &mut file)
 }
 
-fn answer(checks: &[Check], request: &str, out: &mut impl Write) -> Result<(), Fault> {
+/// Answers a request as `run` does, on whatever the caller opened for the replies.
+///
+/// # Errors
+///
+/// What is wrong with the request, or that a reply cannot be written.
+pub fn answer(checks: &[Check], request: &str, out: &mut impl Write) -> Result<(), String> {
+    put(checks, request, out).map_err(|fault| match fault {
+        Fault::Usage(text) | Fault::Request(text) => text,
+        Fault::Reply(error) => error.to_string(),
+    })
+}
+
+fn put(checks: &[Check], request: &str, out: &mut impl Write) -> Result<(), Fault> {
     let request: Request =
         serde_json::from_str(request).map_err(|error| Fault::Request(error.to_string()))?;
     let check = checks
@@ -176,7 +188,7 @@ mod tests {
 
     fn ask(request: &str) -> (Result<(), Fault>, String) {
         let mut out = Vec::new();
-        let result = answer(&checks(), request, &mut out);
+        let result = put(&checks(), request, &mut out);
         (result, String::from_utf8(out).unwrap())
     }
 

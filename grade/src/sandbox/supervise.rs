@@ -1,0 +1,295 @@
+//! Runs a command that may loop, crash, flood its pipes or start others, and comes back in time with all of it gone.
+//!
+//! One thread per command: it feeds standard input, takes both outputs up to a limit, and waits, all with one `poll`. The end of the process
+//! is a descriptor too (`pidfd`), so there is nothing to ask again and again. What exceeds a limit is killed with its whole group.
+
+use std::time::Duration;
+
+/// Limits of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Wall time.
+    pub wall: Duration,
+    /// Bytes of standard output; one more and the command is killed.
+    pub stdout: usize,
+    /// Bytes of standard error that are kept; what follows is read and dropped.
+    pub stderr: usize,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With this exit code.
+    Left(i32),
+    /// By this signal.
+    Killed(i32),
+    /// We killed it: it took too long.
+    TimedOut,
+    /// We killed it: it wrote too much to standard output.
+    Flooded,
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How.
+    pub ending: Ending,
+    /// All of standard output, up to the limit.
+    pub stdout: Vec<u8>,
+    /// The beginning of standard error.
+    pub stderr: Vec<u8>,
+    /// Wall time.
+    pub took: Duration,
+}
+
+#[cfg(target_os = "linux")]
+pub use linux::run;
+
+/// There is no supervisor elsewhere.
+///
+/// # Errors
+///
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn run(
+    _command: &mut std::process::Command,
+    _input: &[u8],
+    _wishes: &Wishes,
+) -> std::io::Result<Ended> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io::{self, Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::{Child, ChildStdin, Command, Stdio};
+    use std::time::Instant;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+    use super::{Ended, Ending, Wishes};
+
+    /// Starts the command in a group of its own, feeds it `input` and waits within the limits.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started or watched; it is then gone as well.
+    pub fn run(command: &mut Command, input: &[u8], wishes: &Wishes) -> io::Result<Ended> {
+        let begun = Instant::now();
+        let mut child = command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let watched = watch(&mut child, input, wishes, begun);
+        // Also what it left behind; it is not waited for yet, so the group's number still is its own.
+        kill(&child);
+        let status = child.wait()?;
+        let (stdout, stderr, stopped) = watched?;
+        let ending = stopped.unwrap_or_else(|| match (status.code(), status.signal()) {
+            (Some(code), _) => Ending::Left(code),
+            (None, signal) => Ending::Killed(signal.unwrap_or(0)),
+        });
+        Ok(Ended {
+            ending,
+            stdout,
+            stderr,
+            took: begun.elapsed(),
+        })
+    }
+
+    fn kill(child: &Child) {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // It may have ended by itself.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+
+    type Watched = (Vec<u8>, Vec<u8>, Option<Ending>);
+
+    fn watch(
+        child: &mut Child,
+        input: &[u8],
+        wishes: &Wishes,
+        begun: Instant,
+    ) -> io::Result<Watched> {
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let end = pidfd_open(pid, PidfdFlags::empty())?;
+        let mut stdin = child.stdin.take();
+        let mut out = Drain::new(child.stdout.take(), wishes.stdout)?;
+        let mut err = Drain::new(child.stderr.take(), wishes.stderr)?;
+        if let Some(pipe) = &stdin {
+            unblock(pipe)?;
+        }
+        let mut rest = input;
+        if rest.is_empty() {
+            stdin = None;
+        }
+        loop {
+            let left = wishes.wall.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                kill(child);
+                out.take_in()?;
+                err.take_in()?;
+                return Ok((out.kept, err.kept, Some(Ending::TimedOut)));
+            }
+            let mut waits = vec![PollFd::new(&end, PollFlags::IN)];
+            waits.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+            waits.extend(
+                out.pipe
+                    .as_ref()
+                    .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+            );
+            waits.extend(
+                err.pipe
+                    .as_ref()
+                    .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+            );
+            let wait = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match poll(&mut waits, Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let has_ended = !waits[0].revents().is_empty();
+            drop(waits);
+            feed(&mut stdin, &mut rest);
+            out.take_in()?;
+            err.take_in()?;
+            if out.is_over {
+                kill(child);
+                return Ok((out.kept, err.kept, Some(Ending::Flooded)));
+            }
+            if has_ended {
+                return Ok((out.kept, err.kept, None));
+            }
+        }
+    }
+
+    /// Writes what the pipe takes; a program that does not read is no error.
+    fn feed(stdin: &mut Option<ChildStdin>, rest: &mut &[u8]) {
+        while let Some(pipe) = stdin {
+            match pipe.write(rest) {
+                Ok(written) => {
+                    *rest = &rest[written..];
+                    if rest.is_empty() {
+                        *stdin = None;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => *stdin = None,
+            }
+        }
+    }
+
+    fn unblock(pipe: &impl AsFd) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(pipe)?;
+        rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK)?;
+        Ok(())
+    }
+
+    /// One output.
+    struct Drain<P> {
+        pipe: Option<P>,
+        kept: Vec<u8>,
+        most: usize,
+        is_over: bool,
+    }
+
+    impl<P: Read + AsFd> Drain<P> {
+        fn new(pipe: Option<P>, most: usize) -> io::Result<Self> {
+            if let Some(pipe) = &pipe {
+                unblock(pipe)?;
+            }
+            Ok(Self {
+                pipe,
+                kept: Vec::new(),
+                most,
+                is_over: false,
+            })
+        }
+
+        /// Takes what is there, at most a few pipes full, so that a flood cannot keep us here.
+        fn take_in(&mut self) -> io::Result<()> {
+            let mut chunk = [0; 16 << 10];
+            for _ in 0..64 {
+                let Some(pipe) = &mut self.pipe else { break };
+                match pipe.read(&mut chunk) {
+                    Ok(0) => self.pipe = None,
+                    Ok(read) => {
+                        let room = self.most.saturating_sub(self.kept.len()).min(read);
+                        self.kept.extend_from_slice(&chunk[..room]);
+                        self.is_over |= room < read;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn shell(script: &str, input: &[u8], milliseconds: u64) -> Ended {
+        let wishes = Wishes {
+            wall: Duration::from_millis(milliseconds),
+            stdout: 1 << 20,
+            stderr: 1 << 10,
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        run(&mut command, input, &wishes).expect("sh starts")
+    }
+
+    #[test]
+    fn input_goes_in_and_both_outputs_come_back() {
+        let long = vec![b'x'; 300_000];
+        let ended = shell("cat; echo oops >&2; exit 3", &long, 10_000);
+        assert_eq!(ended.ending, Ending::Left(3));
+        assert_eq!(ended.stdout, long);
+        assert_eq!(ended.stderr, b"oops\n");
+    }
+
+    #[test]
+    fn loops_floods_and_those_who_do_not_read_are_ended() {
+        assert_eq!(shell("exec sleep 60", b"", 100).ending, Ending::TimedOut);
+        assert_eq!(shell("exec yes", b"", 10_000).ending, Ending::Flooded);
+        let ended = shell("exec sleep 60", &vec![0; 1 << 20], 100);
+        assert_eq!(ended.ending, Ending::TimedOut);
+        let ended = shell("yes >&2 & exec sleep 60", b"", 100);
+        assert_eq!(
+            (ended.ending, ended.stderr.len()),
+            (Ending::TimedOut, 1 << 10)
+        );
+        assert_eq!(shell("kill -9 $$", b"", 10_000).ending, Ending::Killed(9));
+    }
+
+    #[test]
+    fn what_a_command_left_behind_is_gone_with_it() {
+        let ended = shell("sleep 60 & echo $!", b"", 10_000);
+        let pid = String::from_utf8_lossy(&ended.stdout).trim().to_owned();
+        assert!(!pid.is_empty());
+        let status = format!("/proc/{pid}/status");
+        let is_running =
+            || std::fs::read_to_string(&status).is_ok_and(|status| !status.contains("State:\tZ"));
+        let begun = std::time::Instant::now();
+        while is_running() && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!is_running());
+    }
+}
