@@ -10,6 +10,12 @@ pub fn text(raw: &str) -> String {
     shorten(&visible, KEPT_CHARACTERS)
 }
 
+/// The same for a whole document: a hundred times as long.
+pub fn long(raw: &str) -> String {
+    let visible: String = raw.replace("\r\n", "\n").chars().map(visible).collect();
+    shorten(&visible, 100 * KEPT_CHARACTERS)
+}
+
 /// The same on one line, at most `most` characters.
 pub fn line(raw: &str, most: usize) -> String {
     let flat = raw.split_whitespace().collect::<Vec<_>>().join(" ");

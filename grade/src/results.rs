@@ -121,7 +121,12 @@ struct Head {
     format: u32,
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// Reads a file of results, if it is there.
+///
+/// # Errors
+///
+/// An environment error if it is damaged or newer than this program.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let shown = path.display();
     let text = match fs::read(path) {
         Ok(text) => text,

@@ -24,6 +24,8 @@ pub struct Dependencies {
     pub search: PathBuf,
     /// Where our own products go: beside cargo's.
     pub products: PathBuf,
+    /// Every compiled crate they need, by crate name; the crate the module is exported to is not among them.
+    pub closure: Vec<(String, PathBuf)>,
 }
 
 /// One message of `cargo build --message-format=json`.
@@ -56,12 +58,26 @@ struct Diagnostic {
 ///
 /// An environment error if cargo cannot be started or a crate does not compile.
 pub fn build(module: &Module) -> Result<Dependencies> {
+    build_with(module, &[])
+}
+
+/// The same with further packages of the workspace, which are then among the externs.
+///
+/// # Errors
+///
+/// As for [`build`].
+pub fn build_with(module: &Module, packages: &[&str]) -> Result<Dependencies> {
     let target = package_name(&module.root.join(&module.manifest.target).join("Cargo.toml"))?;
-    let wanted = wanted(module)?;
+    let mut wanted = wanted(module)?;
+    wanted.extend(packages.iter().map(|package| Wanted {
+        package: (*package).to_owned(),
+        version: None,
+    }));
     let mut command = Command::new(cargo());
     command
         .args(["build", "--quiet", "--keep-going", "--message-format=json"])
         .args(["--package", &target, "--package", EXAM])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .current_dir(&module.root)
         .stdin(Stdio::null());
     if profile() == "release" {
@@ -122,6 +138,11 @@ pub fn build(module: &Module) -> Result<Dependencies> {
         search: profile_folder.join("deps"),
         products: profile_folder.with_file_name("tito"),
         externs,
+        closure: found
+            .into_iter()
+            .filter(|(name, _, _)| *name != target.replace('-', "_"))
+            .map(|(name, _, file)| (name, file))
+            .collect(),
     })
 }
 

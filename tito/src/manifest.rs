@@ -79,6 +79,9 @@ pub struct Manifest {
     pub exam: String,
     /// The binary of package `tinytorch-labs`.
     pub lab: Option<String>,
+    /// Words that the grader's source policy notices elsewhere and this module needs: `fs`, `thread`.
+    #[serde(default)]
+    pub grants: Vec<String>,
     /// Exercise files, in the order of the lesson.
     pub files: Vec<String>,
     /// In the order of the lesson.

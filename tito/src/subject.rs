@@ -103,7 +103,7 @@ struct Recipe {
 }
 
 /// Flags of both calls. Nothing is optimized, so that an edit is compiled soon; overflow is checked: a product of two `i8` that wraps must be seen.
-const FLAGS: [&str; 9] = [
+pub const FLAGS: [&str; 9] = [
     "--edition=2024",
     "-Copt-level=0",
     "-Cdebuginfo=0",

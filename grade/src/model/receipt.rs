@@ -69,3 +69,21 @@ pub struct Layers {
     /// Missing ones, with the reason.
     pub missing: BTreeMap<Layer, String>,
 }
+
+impl Layer {
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Intake => "L0 intake",
+            Self::SourcePolicy => "L1 source policy",
+            Self::CompileSandbox => "L2 compile sandbox",
+            Self::User => "L4 user",
+            Self::ResourceLimits => "L4 limits",
+            Self::Descriptors => "L4 descriptors",
+            Self::Landlock => "L4 Landlock",
+            Self::Seccomp => "L4 seccomp",
+            Self::ProcessPerCheck => "L4 process",
+            Self::JudgedOutside => "L5 judged outside",
+        }
+    }
+}

@@ -10,7 +10,6 @@ use seccompiler::{
 /// Answered with EPERM, so that code which tries fails with a readable message: network, other processes, the kernel.
 const REFUSED: &[i64] = &[
     libc::SYS_socket,
-    libc::SYS_socketpair,
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_listen,
@@ -20,8 +19,6 @@ const REFUSED: &[i64] = &[
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_send_signal,
     libc::SYS_kcmp,
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -71,7 +68,15 @@ const REFUSED: &[i64] = &[
 const DEADLY: &[i64] = &[libc::SYS_ptrace, libc::SYS_bpf, libc::SYS_keyctl];
 
 /// Refused as well to a cell that starts no programs.
-const SIGNALS: &[i64] = &[libc::SYS_kill, libc::SYS_tkill, libc::SYS_rt_sigqueueinfo];
+const PROCESSES: &[i64] = &[
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    // Joins nothing but the process and its children; the standard library starts programs with it.
+    libc::SYS_socketpair,
+];
 
 /// Installs the filters: first those that end, then those that refuse. Of several filters the strictest answer counts.
 ///
@@ -83,7 +88,7 @@ pub fn install(starts_programs: bool) -> Result<(), String> {
     apply(always(DEADLY), SeccompAction::KillProcess)?;
     let mut refused = always(REFUSED);
     if !starts_programs {
-        refused.extend(always(SIGNALS));
+        refused.extend(always(PROCESSES));
         refused.extend(forks()?);
         // With EPERM threads could not be started either: the C library falls back to `clone` only if `clone3` does not exist.
         let enosys = libc::ENOSYS.unsigned_abs();

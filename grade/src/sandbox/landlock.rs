@@ -36,7 +36,8 @@ fn rules(cell: &Cell) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
         .create()?;
     let ruleset = allow(ruleset, &cell.read, read)?;
     let ruleset = allow(ruleset, &cell.execute, read | execute)?;
-    let ruleset = allow(ruleset, &cell.start, execute.into())?;
+    // The kernel opens for reading what it executes.
+    let ruleset = allow(ruleset, &cell.start, AccessFs::ReadFile | execute)?;
     let ruleset = allow(ruleset, &cell.write, AccessFs::from_all(NEWEST))?;
     Ok(ruleset.restrict_self()?.ruleset)
 }
@@ -49,10 +50,10 @@ fn allow(
     for path in paths {
         let opened = PathFd::new(path)?;
         // Rights about folders make no sense for a file, and the kernel says so.
-        let access = if path.is_file() {
-            access & AccessFs::from_file(NEWEST)
-        } else {
+        let access = if path.is_dir() {
             access
+        } else {
+            access & AccessFs::from_file(NEWEST)
         };
         let added: Result<RulesetCreated, RulesetError> =
             ruleset.add_rule(PathBeneath::new(opened, access));

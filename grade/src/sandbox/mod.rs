@@ -49,7 +49,7 @@ pub struct Cell {
     pub read: Vec<PathBuf>,
     /// That it may read and execute.
     pub execute: Vec<PathBuf>,
-    /// Files that it may execute and not read.
+    /// Files that it may become. That they cannot be read as well is up to their mode, and to the harness, which opens nothing.
     pub start: Vec<PathBuf>,
     /// Folders that it may do everything in.
     pub write: Vec<PathBuf>,

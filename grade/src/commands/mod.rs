@@ -1,0 +1,48 @@
+//! One command per file. Each prints what it found and returns how it ended.
+
+mod explain;
+mod isolation;
+pub mod run;
+mod verify;
+
+use anyhow::Result;
+use tito::failure::Outcome;
+use tito::workspace::Workspace;
+
+use crate::cli::{Arguments, Command};
+
+/// What every command gets.
+pub struct Context<'a> {
+    /// Print one JSON document.
+    pub json: bool,
+    arguments: &'a Arguments,
+}
+
+impl Context<'_> {
+    /// The course.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if there is none.
+    pub fn workspace(&self) -> Result<Workspace> {
+        Workspace::find(self.arguments.workspace.as_deref())
+    }
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+///
+/// Whatever stopped it; see `tito::failure`.
+pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
+    let context = Context {
+        json: arguments.json,
+        arguments,
+    };
+    match &arguments.command {
+        Command::Run(wishes) => run::run(&context, wishes),
+        Command::Verify { result } => verify::run(&context, result),
+        Command::Explain { a, b } => explain::run(&context, a, b),
+        Command::Isolation => isolation::run(&context),
+    }
+}

@@ -1,0 +1,286 @@
+//! L4 and L5: one cell per check. Values come out on a pipe; the verdict is made here.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tinytorch_exam::{CheckRecord, Reply, Request, Visibility, judge_check, parse_replies};
+use tito::failure::Failure;
+use tito::snapshot::hash;
+
+use crate::clean;
+use crate::model::{CheckResult, Misconception, Options, Outcome};
+use crate::questions::Questions;
+use crate::sandbox::{Cell, Confinement, Ended, Ending, Launcher, Limits, Wishes, run};
+
+/// Bytes of replies that are read; the largest honest reply has a tenth of it.
+const REPLY: usize = 4 << 20;
+
+/// Bytes of what a submission prints that are kept.
+const PRINTED: usize = 16 << 10;
+
+/// What all time-outs of one submission may cost together; after that a check has [`LAST_CHANCE`].
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Still fifty times what a right answer takes.
+const LAST_CHANCE: Duration = Duration::from_millis(500);
+
+/// What the first line of a sealed runner's answer is; the harness writes it before any code of the submission runs.
+const SEALED: &[u8] = b"sealed\n";
+
+/// Asks one submission.
+pub struct Examiner<'a> {
+    /// Starts cells.
+    pub launcher: &'a Launcher,
+    /// What cells are worth here.
+    pub confinement: &'a Confinement,
+    /// What is asked.
+    pub questions: &'a Questions,
+    /// Limits.
+    pub options: &'a Options,
+    /// System files that the runner is linked with.
+    pub libraries: &'a [std::path::PathBuf],
+    /// The user cells run as.
+    pub user: Option<u32>,
+}
+
+impl Examiner<'_> {
+    /// Asks every check, each in a process of its own.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if a cell cannot be locked: that is never the submission's doing.
+    pub fn ask(&self, runner: &Path) -> Result<Vec<CheckResult>> {
+        let mut lost = Duration::ZERO;
+        let mut slow: Vec<&str> = Vec::new();
+        let mut results = Vec::new();
+        let full = Duration::from_millis(self.options.check_ms);
+        for record in &self.questions.record.checks {
+            let limit = if lost >= PATIENCE {
+                LAST_CHANCE.min(full)
+            } else if slow.contains(&record.exercise.as_str()) {
+                // One endless loop costs one long wait: what is asked of that exercise after it gets less.
+                (full / 4).max(Duration::from_secs(1)).min(full)
+            } else {
+                full
+            };
+            let result = self.check(runner, record, limit)?;
+            if result.outcome == Outcome::TimedOut {
+                lost += limit;
+                slow.push(&record.exercise);
+            }
+            results.push(result);
+        }
+        Ok(results)
+    }
+
+    fn cell(&self, runner: &Path, limit: Duration) -> Cell {
+        Cell {
+            user: self.user,
+            read: Vec::new(),
+            execute: self.libraries.to_vec(),
+            start: vec![runner.to_owned()],
+            write: Vec::new(),
+            limits: Limits {
+                memory: self.options.memory_bytes,
+                // Threads count together.
+                cpu_seconds: limit.as_secs().saturating_add(1).saturating_mul(4),
+                file: 0,
+                files: 32,
+                processes: self.user.map(|_| 64),
+            },
+            starts_programs: false,
+            needs_landlock: Some(self.confinement.landlock.clone()),
+        }
+    }
+
+    fn check(&self, runner: &Path, record: &CheckRecord, limit: Duration) -> Result<CheckResult> {
+        let begun = Instant::now();
+        let request = Request {
+            check: record.id.clone(),
+            nonce: nonce(),
+            cases: record.cases.iter().map(|case| case.case.clone()).collect(),
+        };
+        let mut command = self.launcher.command(&self.cell(runner, limit), runner);
+        command
+            .arg("answer")
+            .current_dir("/")
+            .env("RUST_BACKTRACE", "0");
+        let wishes = Wishes {
+            wall: limit,
+            stdout: REPLY,
+            stderr: PRINTED,
+        };
+        let ended = run(&mut command, &serde_json::to_vec(&request)?, &wishes)
+            .map_err(|error| Failure::environment(format!("cannot start a cell: {error}")))?;
+        let Some(bytes) = ended.stdout.strip_prefix(SEALED) else {
+            if ended.ending == Ending::TimedOut {
+                return Err(Failure::environment(
+                    "a cell was not ready in time: is this machine overloaded?",
+                )
+                .into());
+            }
+            return Err(Failure::environment(format!(
+                "a cell could not be locked: {}",
+                clean::line(&String::from_utf8_lossy(&ended.stderr), 300)
+            ))
+            .into());
+        };
+        let replies = parse_replies(bytes, &request);
+        let mut result = judge(
+            record,
+            &replies.replies,
+            replies.problem.as_deref(),
+            &ended,
+            limit,
+        );
+        result.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(result)
+    }
+}
+
+/// Unguessable, and different for every process.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let word = || RandomState::new().hash_one(Instant::now());
+    format!("{:016x}{:016x}", word(), word())
+}
+
+fn judge(
+    record: &CheckRecord,
+    replies: &[Reply],
+    problem: Option<&str>,
+    ended: &Ended,
+    limit: Duration,
+) -> CheckResult {
+    let verdict = judge_check(record, replies);
+    let reply = verdict.case.and_then(|case| replies.get(case));
+    let (outcome, message) = if verdict.passed {
+        (Outcome::Passed, "passed".to_owned())
+    } else {
+        let is_outcome = verdict
+            .difference
+            .as_ref()
+            .is_some_and(|one| one.name == "outcome");
+        failure(record.visibility, reply, is_outcome, problem, ended, limit)
+    };
+    let printed = clean::bytes(&ended.stderr);
+    CheckResult {
+        id: record.id.clone(),
+        weight: record.weight,
+        visibility: record.visibility,
+        outcome,
+        message,
+        difference: verdict.difference.map(|mut difference| {
+            difference.got = clean::line(&difference.got, 300);
+            difference
+        }),
+        case: verdict
+            .case
+            .and_then(|case| record.cases.get(case))
+            .map(|case| case.case.note.clone()),
+        misconception: verdict
+            .mistake
+            .and_then(|number| record.mistakes.get(number))
+            .map(|mistake| Misconception {
+                title: mistake.title.clone(),
+                explanation: mistake.explanation.clone(),
+            }),
+        answer: (!verdict.passed && !replies.is_empty())
+            .then(|| serde_json::to_vec(replies).ok())
+            .flatten()
+            .map(|text| hash(&text)),
+        printed: (!printed.trim().is_empty()).then_some(printed),
+        milliseconds: 0,
+    }
+}
+
+/// Why a check failed: for the student, without inputs or expected values.
+fn failure(
+    visibility: Visibility,
+    reply: Option<&Reply>,
+    is_outcome: bool,
+    problem: Option<&str>,
+    ended: &Ended,
+    limit: Duration,
+) -> (Outcome, String) {
+    match reply {
+        Some(reply) if reply.unfinished().is_some() => {
+            let tag = clean::line(reply.unfinished().unwrap_or_default(), 20);
+            let message = format!("exercise {tag} is not written yet");
+            (Outcome::Unfinished(tag), message)
+        }
+        Some(Reply::Panicked(panic)) => {
+            // A panic's text may hold the values that the code was given; the line in the student's own file is enough.
+            let place = match (&panic.file, panic.line) {
+                (Some(file), Some(line)) => {
+                    let file = file.rsplit('/').next().unwrap_or(file);
+                    format!(" at {}:{line}", clean::line(file, 60))
+                }
+                _ => String::new(),
+            };
+            let message = match visibility {
+                Visibility::Public => {
+                    format!("panicked{place}: {}", clean::line(&panic.message, 200))
+                }
+                Visibility::Hidden => format!("panicked{place}"),
+            };
+            (Outcome::Panicked, message)
+        }
+        Some(reply) => {
+            if is_outcome && matches!(reply, Reply::Error(_)) {
+                (
+                    Outcome::WrongOutcome,
+                    "an error where values were due, or another error than was due".into(),
+                )
+            } else if is_outcome {
+                (
+                    Outcome::WrongOutcome,
+                    "values where an error was due".into(),
+                )
+            } else {
+                (Outcome::WrongValues, "the values are wrong".into())
+            }
+        }
+        None => match ended.ending {
+            Ending::TimedOut => {
+                let seconds = limit.as_secs_f64();
+                (
+                    Outcome::TimedOut,
+                    format!("no answer after {seconds} s; does every loop come to its end?"),
+                )
+            }
+            Ending::Flooded => (Outcome::Malformed, "the answer has no end".into()),
+            Ending::Killed(signal) => (
+                Outcome::Died,
+                format!(
+                    "the process was ended by signal {signal}: {}",
+                    of_signal(signal)
+                ),
+            ),
+            // Left without an answer, or with something that is none.
+            Ending::Left(code) => {
+                if problem.is_some_and(|problem| problem.starts_with("there is no reply")) {
+                    (
+                        Outcome::Died,
+                        format!("the process left with exit code {code} before it answered"),
+                    )
+                } else {
+                    (Outcome::Malformed, "what came back is no answer".into())
+                }
+            }
+        },
+    }
+}
+
+fn of_signal(signal: i32) -> &'static str {
+    match signal {
+        4 | 6 => "it aborted: memory or stack used up, a panic while panicking, or a call of abort",
+        9 => "it used up its processor time",
+        11 => "its stack or memory was used up",
+        24 => "it used up its processor time",
+        25 => "it wrote to a file",
+        31 => "it tried what no exercise needs",
+        _ => "it did not end by itself",
+    }
+}

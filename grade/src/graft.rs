@@ -1,0 +1,256 @@
+//! L0, second half: of a taken file only what stands between the markers counts. The text outside is the course's own.
+//!
+//! So a signature cannot be changed, no attribute or module can be added to a file, and what one student wrote outside the markers cannot
+//! break another exercise. That it was changed is told, since `tito export` wants it unchanged as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tito::markers::Marked;
+
+use crate::intake::Taken;
+use crate::model::{CompileError, Finding, Replaced};
+use crate::policy::{Part, look};
+
+/// The course's stubs: file to text.
+pub type Stubs = BTreeMap<String, String>;
+
+/// One hole of a submission that will be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// `quantize.rs`.
+    pub file: String,
+    /// `15.3`.
+    pub tag: String,
+    /// The student's text.
+    pub body: String,
+    /// The line of the student's file on which the marker stands.
+    pub line: usize,
+}
+
+/// What a submission brings to be compiled, and what was noticed on the way.
+#[derive(Clone, Debug, Default)]
+pub struct Graft {
+    /// The holes that are filled.
+    pub filled: Vec<Filled>,
+    /// What the stub stands in for.
+    pub replaced: Vec<Replaced>,
+    /// What the source policy noticed.
+    pub findings: Vec<Finding>,
+    /// Text that is no Rust.
+    pub errors: Vec<CompileError>,
+    /// Sentences for the student.
+    pub reasons: Vec<String>,
+    /// True if text outside the markers differs from the course's.
+    pub is_changed_outside: bool,
+}
+
+/// Takes the bodies of the holes out of the files handed in.
+pub fn graft(stubs: &Stubs, taken: &Taken, grants: &[String]) -> Graft {
+    let mut graft = Graft::default();
+    for (file, stub) in stubs {
+        match taken.get(file) {
+            Some(text) => one(file, stub, text, grants, &mut graft),
+            None => {
+                graft.reasons.push(format!(
+                    "{file} was not handed in; its exercises earn nothing"
+                ));
+                graft.replaced.push(Replaced {
+                    file: file.clone(),
+                    hole: None,
+                    why: "not handed in".into(),
+                });
+            }
+        }
+    }
+    graft
+}
+
+fn one(file: &str, stub: &str, text: &str, grants: &[String], graft: &mut Graft) {
+    let text = text.replace("\r\n", "\n");
+    let Ok(own) = Marked::parse(stub) else {
+        return;
+    };
+    let theirs = match Marked::parse(&text) {
+        Ok(marked) => marked,
+        Err(error) => {
+            graft.reasons.push(format!(
+                "{file}, {error}; without the markers nobody knows what is yours, so the course's stub stands in"
+            ));
+            graft.replaced.push(Replaced {
+                file: file.to_owned(),
+                hole: None,
+                why: error.to_string(),
+            });
+            return;
+        }
+    };
+    if own.outside() != theirs.outside() {
+        graft.is_changed_outside = true;
+        let line = first_difference(&own.outside(), &theirs.outside());
+        graft.reasons.push(format!(
+            "{file} was changed outside the markers{line}; it was graded with the course's own text there"
+        ));
+    }
+    for hole in own.holes() {
+        let replaced = |why: &str| Replaced {
+            file: file.to_owned(),
+            hole: Some(hole.tag.to_owned()),
+            why: why.to_owned(),
+        };
+        let Some(found) = theirs.hole(hole.tag) else {
+            graft
+                .reasons
+                .push(format!("{file} has lost the markers of {}", hole.tag));
+            graft.replaced.push(replaced("its markers are gone"));
+            continue;
+        };
+        let body = theirs.body(found);
+        let part = Part {
+            file,
+            line: found.line() + 1,
+            text: &body,
+        };
+        match look(&part, grants) {
+            Ok(findings) => {
+                graft.findings.extend(findings);
+                graft.filled.push(Filled {
+                    file: file.to_owned(),
+                    tag: hole.tag.to_owned(),
+                    body,
+                    line: found.line(),
+                });
+            }
+            Err((line, column)) => {
+                graft.errors.push(CompileError {
+                    code: None,
+                    message: format!("a bracket, string or comment does not end where it should (column {column})"),
+                    file: Some(file.to_owned()),
+                    line: Some(line),
+                });
+                graft
+                    .replaced
+                    .push(replaced("it is no whole piece of Rust"));
+            }
+        }
+    }
+}
+
+fn first_difference(own: &str, theirs: &str) -> String {
+    let mut pairs = own.lines().zip(theirs.lines()).enumerate();
+    match pairs.find(|(_, (own, theirs))| own != theirs) {
+        Some((_, (own, _))) => format!(" (first near `{}`)", crate::clean::line(own, 60)),
+        None => String::new(),
+    }
+}
+
+/// A file ready to be compiled, and the lines on which its holes lie.
+#[derive(Clone, Debug)]
+pub struct Assembled {
+    /// `quantize.rs`.
+    pub file: String,
+    /// The text.
+    pub text: String,
+    /// Tag, line of the BEGIN marker, line of the END marker.
+    pub holes: Vec<(String, usize, usize)>,
+}
+
+/// The course's files with the bodies of the submission, but for the holes in `without`.
+pub fn assemble(stubs: &Stubs, filled: &[Filled], without: &BTreeSet<String>) -> Vec<Assembled> {
+    stubs
+        .iter()
+        .map(|(file, stub)| {
+            let text = match Marked::parse(stub) {
+                Ok(marked) => marked.with_bodies(|hole| {
+                    filled
+                        .iter()
+                        .find(|one| one.tag == hole.tag && !without.contains(&one.tag))
+                        .map(|one| one.body.clone())
+                }),
+                Err(_) => stub.clone(),
+            };
+            let mut holes = Vec::new();
+            // A body may hold text that looks like a marker's, so the lines are counted, not searched for again.
+            if let Ok(marked) = Marked::parse(&text) {
+                let lines: Vec<&str> = text.lines().collect();
+                for hole in marked.holes() {
+                    let begin = hole.line();
+                    let end = begin + marked.body(hole).lines().count() + 1;
+                    holes.push((hole.tag.to_owned(), begin, end.min(lines.len())));
+                }
+            }
+            Assembled {
+                file: file.clone(),
+                text,
+                holes,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STUB: &str = "fn a() {\n    // BEGIN SOLUTION 1.1\n    todo!(\"exercise 1.1\")\n    // END SOLUTION\n}\nfn b() {\n    // BEGIN SOLUTION 1.2\n    todo!(\"exercise 1.2\")\n    // END SOLUTION\n}\n";
+
+    fn stubs() -> Stubs {
+        Stubs::from([("a.rs".to_owned(), STUB.to_owned())])
+    }
+
+    fn handed_in(text: &str) -> Graft {
+        let taken = Taken::from([("a.rs".to_owned(), text.to_owned())]);
+        graft(&stubs(), &taken, &[])
+    }
+
+    #[test]
+    fn only_what_is_between_the_markers_is_taken() {
+        let text = STUB
+            .replace("todo!(\"exercise 1.1\")", "1\n    + 1")
+            .replace("fn b", "#[path = \"x\"] mod x;\nfn b");
+        let graft = handed_in(&text);
+        assert!(graft.is_changed_outside && graft.findings.is_empty());
+        let assembled = assemble(&stubs(), &graft.filled, &BTreeSet::new());
+        assert_eq!(
+            assembled[0].text,
+            STUB.replace("todo!(\"exercise 1.1\")", "1\n    + 1")
+        );
+        assert_eq!(assembled[0].holes[0], ("1.1".to_owned(), 2, 5));
+        assert_eq!(graft.filled[1].line, 9);
+    }
+
+    #[test]
+    fn a_comment_cannot_reach_from_one_hole_to_the_next() {
+        let text = STUB
+            .replace("todo!(\"exercise 1.1\")", "/*")
+            .replace("todo!(\"exercise 1.2\")", "*/");
+        let graft = handed_in(&text);
+        // The end alone is two operators, which the compiler will not take; the beginning alone is no token.
+        assert_eq!(graft.filled.len(), 1);
+        assert_eq!(
+            (graft.filled[0].tag.as_str(), graft.errors.len()),
+            ("1.2", 1)
+        );
+        assert_eq!(graft.errors[0].line, Some(3));
+    }
+
+    #[test]
+    fn a_function_cannot_be_closed_early() {
+        let graft = handed_in(&STUB.replace("todo!(\"exercise 1.1\")", "} fn evil() {"));
+        assert_eq!(graft.filled.len(), 1);
+    }
+
+    #[test]
+    fn lost_markers_and_missing_files_have_their_reasons() {
+        let graft = handed_in(&STUB.replacen("// END SOLUTION", "", 1));
+        assert!(graft.filled.is_empty() && graft.reasons[0].contains("a.rs"));
+        let none = super::graft(&stubs(), &Taken::new(), &[]);
+        assert!(none.reasons[0].contains("not handed in"));
+    }
+
+    #[test]
+    fn a_hole_can_be_left_out() {
+        let graft = handed_in(&STUB.replace("todo!(\"exercise 1.1\")", "1"));
+        let without = BTreeSet::from(["1.1".to_owned()]);
+        assert_eq!(assemble(&stubs(), &graft.filled, &without)[0].text, STUB);
+    }
+}
