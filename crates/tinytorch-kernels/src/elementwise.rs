@@ -2,6 +2,13 @@
 //!
 //! The codes are those of the definitions, bit for bit, ties and saturation included; `f32` that are not finite are
 //! reported, never given a code (N2 to N5).
+#![expect(
+    unsafe_code,
+    reason = "codes with and without a sign share their loops"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::fmt;
 
@@ -64,6 +71,48 @@ const NEAR_TIE: f32 = 0.5 - 1.0 / 16384.0;
 /// If the lengths differ, the scale is not finite and positive, or a bound or the zero point is not an `i8`.
 #[track_caller]
 pub fn quantize_f32_i8(values: &[f32], by: Quantize, out: &mut [i8]) -> Result<(), NotFinite> {
+    // SAFETY: an i8 and a u8 are both one byte, any bits are either, and the borrow goes on.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), out.len()) };
+    quantize(Vectors::chosen(), values, by, 0, out)
+}
+
+/// As [`quantize_f32_i8`] for codes without a sign: `by.zero_point`, `by.min` and `by.max` are in 0..=255.
+///
+/// # Errors
+///
+/// As [`quantize_f32_i8`].
+///
+/// # Panics
+///
+/// If the lengths differ, the scale is not finite and positive, or a bound or the zero point is not a `u8`.
+#[track_caller]
+pub fn quantize_f32_u8(values: &[f32], by: Quantize, out: &mut [u8]) -> Result<(), NotFinite> {
+    for (name, code) in [
+        ("zero point", by.zero_point),
+        ("bound", by.min),
+        ("bound", by.max),
+    ] {
+        assert!((0..=255).contains(&code), "{name} {code} is not a u8");
+    }
+    // The same codes, 128 less; the sign bit makes up for it.
+    let by = Quantize {
+        scale: by.scale,
+        zero_point: by.zero_point - 128,
+        min: by.min - 128,
+        max: by.max - 128,
+    };
+    quantize(Vectors::chosen(), values, by, 0x80, out)
+}
+
+/// Writes codes whose bits in `flip` are inverted.
+#[track_caller]
+fn quantize(
+    vectors: Vectors,
+    values: &[f32],
+    by: Quantize,
+    flip: u8,
+    out: &mut [u8],
+) -> Result<(), NotFinite> {
     assert_eq!(values.len(), out.len(), "one code per value");
     assert!(
         by.scale.is_finite() && by.scale > 0.0,
@@ -76,7 +125,11 @@ pub fn quantize_f32_i8(values: &[f32], by: Quantize, out: &mut [i8]) -> Result<(
         max: by.max,
     };
     codes.check();
-    quantize_chunks(Vectors::chosen(), values, by.scale, codes, out)
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, by.scale, codes, flip, out),
+        _ => quantize_chunks(vectors, values, by.scale, codes, flip, out),
+    }
 }
 
 vectorized! {
@@ -84,19 +137,20 @@ vectorized! {
         values: &[f32],
         scale: f32,
         codes: Codes,
-        out: &mut [i8],
+        flip: u8,
+        out: &mut [u8],
     ) -> Result<(), NotFinite> {
         let reciprocal = 1.0 / scale;
         // Otherwise the reciprocal has lost digits, or is infinite.
         let precise = scale.is_normal() && reciprocal.is_normal();
         for (chunk, (values, out)) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)).enumerate() {
-            let (largest, distance) = quantize_chunk(values, reciprocal, codes, out);
+            let (largest, distance) = quantize_chunk(values, reciprocal, codes, flip, out);
             if largest >= f32::INFINITY.to_bits() {
                 return Err(first_not_finite(values, chunk * CHUNK));
             }
             if !precise || distance >= NEAR_TIE.to_bits() {
                 for (out, &value) in out.iter_mut().zip(values) {
-                    *out = codes.code(value / scale);
+                    *out = codes.code(value / scale).cast_unsigned() ^ flip;
                 }
             }
         }
@@ -111,7 +165,13 @@ vectorized! {
 /// 256 before the bounds cut it off: by less than 2⁻¹⁴. So the codes can only differ if the product is that near to a
 /// tie, and then the caller divides.
 #[inline(always)]
-fn quantize_chunk(values: &[f32], reciprocal: f32, codes: Codes, out: &mut [i8]) -> (u32, u32) {
+fn quantize_chunk(
+    values: &[f32],
+    reciprocal: f32,
+    codes: Codes,
+    flip: u8,
+    out: &mut [u8],
+) -> (u32, u32) {
     let (low, high) = codes.real_bounds();
     let (mut largest, mut furthest) = (0, 0);
     for (out, &value) in out.iter_mut().zip(values) {
@@ -123,7 +183,7 @@ fn quantize_chunk(values: &[f32], reciprocal: f32, codes: Codes, out: &mut [i8])
         furthest = furthest.max((product - (shifted - ROUNDER)).abs().to_bits());
         largest = largest.max(value.abs().to_bits());
         let rounded = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
-        *out = rounded.wrapping_add(codes.zero_point) as i8;
+        *out = rounded.wrapping_add(codes.zero_point) as u8 ^ flip;
     }
     (largest, furthest)
 }
@@ -265,16 +325,14 @@ mod tests {
 
     fn assert_codes(values: &[f32], by: Quantize) {
         for vectors in Vectors::available() {
-            let mut out = vec![0; values.len()];
-            let codes = Codes {
-                zero_point: by.zero_point,
-                min: by.min,
-                max: by.max,
-            };
-            quantize_chunks(vectors, values, by.scale, codes, &mut out).expect("finite values");
-            for (i, (&value, &code)) in values.iter().zip(&out).enumerate() {
-                let expected = quantize_scalar(value, by);
-                assert_eq!(code, expected, "{value:e} at {i} by {by:?}, {vectors:?}");
+            for flip in [0, 0x80] {
+                let mut out = vec![0; values.len()];
+                quantize(vectors, values, by, flip, &mut out).expect("finite values");
+                for (i, (&value, &code)) in values.iter().zip(&out).enumerate() {
+                    let code = (code ^ flip).cast_signed();
+                    let expected = quantize_scalar(value, by);
+                    assert_eq!(code, expected, "{value:e} at {i} by {by:?}, {vectors:?}");
+                }
             }
         }
     }
@@ -291,6 +349,15 @@ mod tests {
         // 0.25 / 0.5 = 0.5 is a tie, to 0; 0.75 / 0.5 = 1.5 to 2; then + 1.
         quantize_f32_i8(&[0.0, 0.25, 0.75, 1000.0, -1000.0], by, &mut codes).expect("finite");
         assert_eq!(codes, [1, 1, 3, 127, -128]);
+        let mut unsigned = [0; 5];
+        let by = Quantize {
+            zero_point: 129,
+            min: 0,
+            max: 255,
+            ..by
+        };
+        quantize_f32_u8(&[0.0, 0.25, 0.75, 1000.0, -1000.0], by, &mut unsigned).expect("finite");
+        assert_eq!(unsigned, [129, 129, 131, 255, 0]);
         let mut values = [0.0; 5];
         dequantize_i8_f32(&codes, 0.5, 1, &mut values);
         assert_eq!(values, [0.0, 0.0, 1.0, 63.0, -64.5]);
