@@ -69,11 +69,11 @@ impl Vectors {
 macro_rules! vectorized {
     (
         $(#[$attribute:meta])*
-        fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
     ) => {
         $(#[$attribute])*
         #[expect(unsafe_code, reason = "calls that need CPU features")]
-        fn $name(vectors: $crate::cpu::Vectors, $($argument: $type),*) $(-> $result)? {
+        $visibility fn $name(vectors: $crate::cpu::Vectors, $($argument: $type),*) $(-> $result)? {
             #[inline(always)]
             fn body($($argument: $type),*) $(-> $result)? $body
 

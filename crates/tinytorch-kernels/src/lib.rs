@@ -10,6 +10,7 @@ pub mod dynamic;
 pub mod elementwise;
 pub mod gemm_bf16;
 pub mod gemm_f32;
+pub mod gemm_i4;
 pub mod gemm_i8;
 mod team;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use gemm_bf16::{
     Bf16Elements, MatrixBf16, PackedBf16, bf16_is_fast, bf16_kernel_name, gemm_bf16,
 };
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
+pub use gemm_i4::PackedInt4;
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
 
 /// How many elements an array of these sizes has; `None` if a `usize` cannot count them.

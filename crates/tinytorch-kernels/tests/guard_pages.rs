@@ -8,8 +8,9 @@
 
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputRange, MatrixMut, MatrixRef,
-    PackedBf16, PackedConv2d, PackedWeights, Quantize, Requantize, Scale, Threads,
-    dequantize_i8_f32, gemm_bf16, gemm_f32, kernels, min_max, quantize_f32_i8,
+    PackedBf16, PackedConv2d, PackedInt4, PackedWeights, Quantize, Requantize, Scale, Threads,
+    dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, min_max, quantize_f32_i8,
+    quantize_f32_u8,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -179,6 +180,14 @@ fn elementwise_loops_stay_inside_their_slices() {
                 max: 127,
             };
             assert_eq!(quantize_f32_i8(reals.slice(), by, out.slice_mut()), Ok(()));
+            let mut unsigned = Guarded::new(&vec![0; len], side);
+            let unsigned_by = Quantize {
+                min: 0,
+                max: 255,
+                ..by
+            };
+            let result = quantize_f32_u8(reals.slice(), unsigned_by, unsigned.slice_mut());
+            assert_eq!(result, Ok(()));
             let mut back = Guarded::new(&vec![0.0; len], side);
             dequantize_i8_f32(out.slice(), 0.1, 3, back.slice_mut());
             assert!(min_max(back.slice()).is_ok());
@@ -238,6 +247,36 @@ fn half_precision_products_stay_inside_their_slices() {
                 PackedBf16::new(n, k, b).product(m, a, out, Accumulate::Add, Threads::One);
                 assert_eq!(c.slice()[m * n - 1], k as f32);
             }
+        }
+    }
+}
+
+#[test]
+fn four_bit_products_stay_inside_their_slices() {
+    for side in SIDES {
+        for (m, n, k, group) in [(1, 1, 1_usize, 8), (2, 65, 63, 32), (3, 64, 65, 64)] {
+            let codes: Vec<i8> = (0..n * k).map(|i| (i % 16) as i8 - 8).collect();
+            let codes = Guarded::new(&codes, side);
+            let scales = Guarded::new(&vec![0.5; n * k.div_ceil(group)], side);
+            let packed = PackedInt4::new(n, k, group, codes.slice(), scales.slice());
+            let bias = Guarded::new(&vec![1.0; n], side);
+            let mut out = Guarded::new(&vec![0.0; m * n], side);
+            let a = Guarded::new(&vec![1.0; m * k], side);
+            packed.product_f32(m, a.slice(), bias.slice(), out.slice_mut(), Threads::One);
+            let codes = Guarded::new(&vec![3; m * k], side);
+            let (scales, zero_points) = (
+                Guarded::new(&vec![0.5; m], side),
+                Guarded::new(&vec![1; m], side),
+            );
+            let a = Codes8 {
+                codes: codes.slice(),
+                scales: scales.slice(),
+                zero_points: zero_points.slice(),
+            };
+            let mut of_codes = Guarded::new(&vec![0.0; m * n], side);
+            packed.product_i8(m, a, bias.slice(), of_codes.slice_mut(), Threads::One);
+            // 0.5 · (3 − 1) = 1: the same activations, and every step is exact.
+            assert_eq!(out.slice(), of_codes.slice());
         }
     }
 }
