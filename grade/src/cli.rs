@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tito::failure;
 
 use crate::commands;
+use crate::report;
 
 /// Grade untrusted submissions: compiled and run in a sandbox, judged outside it.
 #[derive(Parser, Debug)]
@@ -43,6 +44,10 @@ pub enum Command {
         /// Another.
         b: PathBuf,
     },
+    /// Write grades and feedback as others read them: tables, Gradescope, Canvas, GitHub Classroom, JUnit, pages for students, statistics.
+    Report(report::cli::Wishes),
+    /// Lay the written answers out to be marked, question by question.
+    Answers(report::cli::AnswerWishes),
     /// What the walls around a submission are worth on this machine.
     Isolation,
 }

@@ -27,6 +27,7 @@ pub mod model;
 pub mod policy;
 pub mod questions;
 pub mod receipts;
+pub mod report;
 pub mod results;
 pub mod sandbox;
 #[cfg(target_os = "linux")]

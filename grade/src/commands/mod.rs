@@ -10,6 +10,7 @@ use tito::failure::Outcome;
 use tito::workspace::Workspace;
 
 use crate::cli::{Arguments, Command};
+use crate::report;
 
 /// What every command gets.
 pub struct Context<'a> {
@@ -43,6 +44,12 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
         Command::Run(wishes) => run::run(&context, wishes),
         Command::Verify { result } => verify::run(&context, result),
         Command::Explain { a, b } => explain::run(&context, a, b),
+        Command::Report(wishes) => {
+            report::cli::report(arguments.workspace.as_deref(), wishes, context.json)
+        }
+        Command::Answers(wishes) => {
+            report::cli::answer_sheets(arguments.workspace.as_deref(), wishes, context.json)
+        }
         Command::Isolation => isolation::run(&context),
     }
 }

@@ -1,0 +1,532 @@
+//! Written answers: sheets to mark them by, question by question and, if wished, without names; and the marks, read back.
+//!
+//! ```text
+//! QUESTIONS.md of every student + rubric.toml -> question-1.md, question-2.md, ... (all answers to one question, shuffled) + marks.csv
+//! marks.csv, filled in                        -> points and comments
+//! ```
+//!
+//! One question is marked for the whole class before the next, so that the first and the last student meet the same measure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+use tito::failure::Failure;
+use tito::snapshot::hash;
+
+use super::csv::{Table, Writer};
+use super::{escape, points};
+use crate::clean;
+use crate::model::{Plan, Submission};
+
+/// What the answers are worth: `rubric.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rubric {
+    /// In the order of QUESTIONS.md.
+    #[serde(rename = "question")]
+    pub questions: Vec<Question>,
+}
+
+/// One question.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// As the heading in QUESTIONS.md counts: `## 1. ...`.
+    pub number: u32,
+    /// For people.
+    pub title: String,
+    /// What gives points.
+    #[serde(rename = "criterion")]
+    pub criteria: Vec<Criterion>,
+}
+
+/// One reason for points.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Criterion {
+    /// Its worth.
+    pub points: f64,
+    /// What must be in the answer.
+    pub text: String,
+}
+
+impl Question {
+    /// Points to be had.
+    pub fn of(&self) -> f64 {
+        self.criteria.iter().map(|criterion| criterion.points).sum()
+    }
+}
+
+impl Rubric {
+    /// Reads a rubric.
+    ///
+    /// # Errors
+    ///
+    /// A usage error that names file, line and what is wrong.
+    pub fn load(path: &Path) -> Result<Rubric> {
+        let shown = path.display();
+        let wrong = |what: String| Failure::usage(format!("{shown} is no rubric: {what}"));
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+        let rubric: Rubric = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        for (index, question) in rubric.questions.iter().enumerate() {
+            let number = question.number;
+            if rubric.questions[..index]
+                .iter()
+                .any(|earlier| earlier.number == number)
+            {
+                return Err(wrong(format!("question {number} is there twice")).into());
+            }
+            let is_sound =
+                |criterion: &Criterion| criterion.points > 0.0 && criterion.points.is_finite();
+            if !question.criteria.iter().all(is_sound) || question.criteria.is_empty() {
+                return Err(
+                    wrong(format!("question {number} has a criterion without points")).into(),
+                );
+            }
+        }
+        Ok(rubric)
+    }
+
+    /// Points to be had.
+    pub fn of(&self) -> f64 {
+        self.questions.iter().map(Question::of).sum()
+    }
+}
+
+/// The line under which an answer begins.
+const ANSWER: &str = "**Your answer:**";
+
+/// A student's answer to a question of QUESTIONS.md: what stands under `**Your answer:**` in its section. Where that line is
+/// gone, everything under the heading. Empty if there is no such section or nothing in it.
+pub fn answer(sheet: &str, number: u32) -> String {
+    let begins = |line: &str| {
+        let rest = line.strip_prefix("## ")?;
+        let (digits, _) = rest.split_once('.')?;
+        digits.trim().parse::<u32>().ok()
+    };
+    let section: Vec<&str> = sheet
+        .lines()
+        .skip_while(|line| begins(line) != Some(number))
+        .skip(1)
+        .take_while(|line| begins(line).is_none())
+        .collect();
+    let at = section
+        .iter()
+        .position(|line| line.trim().starts_with(ANSWER));
+    let (first, rest) = match at {
+        Some(at) => (
+            section[at].trim().trim_start_matches(ANSWER),
+            &section[at + 1..],
+        ),
+        None => ("", &section[..]),
+    };
+    let text = format!("{first}\n{}", rest.join("\n"));
+    clean::long(text.trim())
+}
+
+/// By what a student is called on the sheets: the id, or a code that says nothing and is the same in every run of a plan.
+pub fn key(plan: &Plan, submission: &Submission, blind: bool) -> String {
+    if blind {
+        code(plan, &submission.id)
+    } else {
+        submission.id.clone()
+    }
+}
+
+fn code(plan: &Plan, id: &str) -> String {
+    let code = hash(format!("{} {} {id}", plan.seed, plan.created).as_bytes());
+    format!("A-{}", &code[..8])
+}
+
+/// The sheet of one question: the rubric, then every answer, shuffled.
+pub fn sheet(plan: &Plan, submissions: &[&Submission], question: &Question, blind: bool) -> String {
+    let mut text = format!(
+        "# {}, question {}: {}\n\n",
+        escape::markdown(&plan.title),
+        question.number,
+        escape::markdown(&question.title)
+    );
+    for criterion in &question.criteria {
+        let _ = writeln!(
+            text,
+            "- {} of {}: {}",
+            points(criterion.points),
+            points(question.of()),
+            escape::markdown(&criterion.text)
+        );
+    }
+    for submission in shuffled(plan, submissions, question.number) {
+        let key = key(plan, submission, blind);
+        let _ = write!(text, "\n## {key}\n\n");
+        let sheet = submission.answers.as_deref().unwrap_or_default();
+        let mut answer = answer(sheet, question.number);
+        if answer.is_empty() {
+            text += "(no answer)\n";
+            continue;
+        }
+        if blind {
+            answer = anonymous(&answer, submission);
+        }
+        // An indented block shows everything as it was typed, and nothing in it ends it.
+        for line in answer.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text
+}
+
+/// Neither by name nor by number: an order of its own for every question, the same in every run.
+fn shuffled<'a>(plan: &Plan, submissions: &[&'a Submission], number: u32) -> Vec<&'a Submission> {
+    let mut order = submissions.to_vec();
+    order.sort_by_cached_key(|submission| {
+        hash(format!("{} {number} {}", plan.seed, submission.id).as_bytes())
+    });
+    order
+}
+
+/// An answer without its author's name, address and id.
+fn anonymous(answer: &str, submission: &Submission) -> String {
+    let mut names = vec![submission.name.clone(), submission.id.clone()];
+    names.extend(submission.email.clone());
+    names.extend(submission.student_number.clone());
+    names.extend(submission.group.iter().cloned());
+    names.extend(submission.name.split_whitespace().map(str::to_owned));
+    let mut text = answer.to_owned();
+    for name in names {
+        // Shorter ones are words of the language as well.
+        if name.chars().count() >= 4 {
+            text = replaced(&text, &name);
+        }
+    }
+    text
+}
+
+/// Every occurrence of a name, whatever its case, replaced.
+fn replaced(text: &str, name: &str) -> String {
+    let lower = |letter: char| letter.to_lowercase().next().unwrap_or(letter);
+    let letters: Vec<char> = text.chars().collect();
+    let wanted: Vec<char> = name.chars().map(lower).collect();
+    let mut result = String::new();
+    let mut at = 0;
+    while at < letters.len() {
+        let there = letters.get(at..at + wanted.len());
+        if there.is_some_and(|there| {
+            there
+                .iter()
+                .map(|letter| lower(*letter))
+                .eq(wanted.iter().copied())
+        }) {
+            result += "[name]";
+            at += wanted.len();
+        } else {
+            result.push(letters[at]);
+            at += 1;
+        }
+    }
+    result
+}
+
+/// The table to be filled in. What was filled in before stays; an answer that is not there has no points.
+///
+/// # Errors
+///
+/// Those of reading the earlier marks.
+pub fn table(
+    plan: &Plan,
+    submissions: &[&Submission],
+    rubric: &Rubric,
+    blind: bool,
+    earlier: Option<&Marks>,
+) -> Result<String> {
+    let mut writer = Writer::new(',');
+    for title in ["key", "question", "of", "points", "comment"] {
+        writer.verbatim(title);
+    }
+    writer.end();
+    for question in &rubric.questions {
+        for submission in shuffled(plan, submissions, question.number) {
+            let own = earlier.and_then(|marks| marks.mark(&submission.id, question.number));
+            let sheet = submission.answers.as_deref().unwrap_or_default();
+            let is_empty = answer(sheet, question.number).is_empty();
+            let (given, comment) = match own {
+                Some(mark) => (points(mark.points), mark.comment.as_str()),
+                None if is_empty => ("0".to_owned(), "no answer"),
+                None => (String::new(), ""),
+            };
+            writer
+                .verbatim(&key(plan, submission, blind))
+                .number(f64::from(question.number))
+                .number(question.of())
+                .verbatim(&given)
+                .verbatim(comment)
+                .end();
+        }
+    }
+    Ok(writer.finish())
+}
+
+/// What answers were given.
+#[derive(Clone, Debug)]
+pub struct Marks {
+    rubric: Rubric,
+    /// Id and question to the mark.
+    marks: BTreeMap<(String, u32), Mark>,
+}
+
+/// Points and words for one answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// Given.
+    pub points: f64,
+    /// For the student.
+    pub comment: String,
+}
+
+impl Marks {
+    /// Reads a table that was filled in; lines without points are still to be marked.
+    ///
+    /// # Errors
+    ///
+    /// A usage error that names file, line and what is wrong: an unknown key or question, points that are no number or more than there are, a mark given twice.
+    pub fn load(path: &Path, rubric: Rubric, plan: &Plan) -> Result<Marks> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+        let table =
+            Table::parse(&text).map_err(|error| Failure::usage(format!("{shown}, {error}")))?;
+        let mut students = BTreeMap::new();
+        for submission in &plan.submissions {
+            students.insert(submission.id.clone(), submission.id.clone());
+            students.insert(code(plan, &submission.id), submission.id.clone());
+        }
+        let title = |name: &str| {
+            let first = table.rows.first()?;
+            first
+                .iter()
+                .position(|cell| cell.trim().eq_ignore_ascii_case(name))
+        };
+        let columns = (
+            title("key"),
+            title("question"),
+            title("points"),
+            title("comment"),
+        );
+        let (Some(key), Some(question), Some(given), comment) = columns else {
+            return Err(Failure::usage(format!(
+                "{shown} has no columns `key`, `question` and `points`"
+            ))
+            .into());
+        };
+        let mut marks = BTreeMap::new();
+        for (index, row) in table.rows.iter().enumerate().skip(1) {
+            let cell = |column: usize| row.get(column).map_or("", |cell| cell.trim());
+            let wrong =
+                |what: String| Failure::usage(format!("{shown}, row {}: {what}", index + 1));
+            if row.iter().all(|cell| cell.trim().is_empty()) || cell(given).is_empty() {
+                continue;
+            }
+            let id = students.get(cell(key)).ok_or_else(|| {
+                wrong(format!("there is no student `{}`", escape::line(cell(key))))
+            })?;
+            let number = cell(question).parse::<u32>().ok();
+            let found = rubric
+                .questions
+                .iter()
+                .find(|one| Some(one.number) == number);
+            let found = found.ok_or_else(|| {
+                wrong(format!(
+                    "the rubric has no question `{}`",
+                    escape::line(cell(question))
+                ))
+            })?;
+            let number: f64 = cell(given).replace(',', ".").parse().map_err(|_| {
+                wrong(format!(
+                    "`{}` is no number of points",
+                    escape::line(cell(given))
+                ))
+            })?;
+            if !(0.0..=found.of()).contains(&number) {
+                return Err(wrong(format!(
+                    "{} points; question {} has 0 to {}",
+                    points(number),
+                    found.number,
+                    points(found.of())
+                ))
+                .into());
+            }
+            let mark = Mark {
+                points: number,
+                comment: clean::text(comment.map_or("", cell)),
+            };
+            if marks.insert((id.clone(), found.number), mark).is_some() {
+                return Err(
+                    wrong(format!("question {} of {id} is marked twice", found.number)).into(),
+                );
+            }
+        }
+        Ok(Marks { rubric, marks })
+    }
+
+    /// Points to be had.
+    pub fn of(&self) -> f64 {
+        self.rubric.of()
+    }
+
+    /// The mark of one answer, if it was given.
+    pub fn mark(&self, id: &str, question: u32) -> Option<&Mark> {
+        self.marks.get(&(id.to_owned(), question))
+    }
+
+    /// The points of a student, once every answer is marked.
+    pub fn points_of(&self, id: &str) -> Option<f64> {
+        let marks = self.rubric.questions.iter();
+        marks
+            .map(|question| Some(self.mark(id, question.number)?.points))
+            .sum()
+    }
+
+    /// The questions with what this student was given.
+    pub fn of_student(&self, id: &str) -> Vec<(&Question, Option<&Mark>)> {
+        let questions = self.rubric.questions.iter();
+        questions
+            .map(|question| (question, self.mark(id, question.number)))
+            .collect()
+    }
+}
+
+/// A sheet with two answers, for tests.
+#[cfg(test)]
+pub(crate) fn tests_sheet(first: &str, second: &str) -> String {
+    format!(
+        "# Questions\n\nWrite.\n\n## 1. Scales?\n\nWhy?\n\n{ANSWER}\n\n{first}\n\n## 2. Bytes?\n\nHow many?\n\n{ANSWER} {second}\n"
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    pub(crate) const RUBRIC: &str = r#"
+        [[question]]
+        number = 1
+        title = "Scales"
+        [[question.criterion]]
+        points = 2
+        text = "names the channel"
+        [[question.criterion]]
+        points = 1.5
+        text = "names the cost"
+        [[question]]
+        number = 2
+        title = "Bytes"
+        [[question.criterion]]
+        points = 1
+        text = "counts them"
+    "#;
+
+    fn written(path: &Path, text: &str) -> Result<Marks> {
+        std::fs::write(path, text).expect("writes");
+        let (plan, _) = sample::class();
+        Marks::load(path, toml::from_str(RUBRIC).expect("a rubric"), &plan)
+    }
+
+    #[test]
+    fn answers_are_found_under_their_line_and_without_it() {
+        let sheet = tests_sheet("one\n\n- two", "three");
+        assert_eq!(answer(&sheet, 1), "one\n\n- two");
+        assert_eq!(answer(&sheet, 2), "three");
+        assert_eq!(answer(&sheet, 3), "");
+        assert_eq!(answer("## 1. Scales?\nmy words", 1), "my words");
+        assert_eq!(answer(&tests_sheet("", ""), 1), "");
+    }
+
+    #[test]
+    fn a_blind_sheet_names_nobody() {
+        let (plan, _) = sample::class();
+        let mut jane = plan.submissions[0].clone();
+        jane.answers = Some(tests_sheet("I, JANE doe (jdoe@example.org), think so.", ""));
+        let rubric: Rubric = toml::from_str(RUBRIC).expect("a rubric");
+        let sheet = sheet(&plan, &[&jane], &rubric.questions[0], true);
+        for name in ["Jane", "JANE", "jdoe", "jane"] {
+            assert!(!sheet.contains(name), "{sheet}");
+        }
+        assert!(
+            sheet.contains("I, [name] [name] ([name]), think so.")
+                || sheet.contains("I, [name] ([name]), think so."),
+            "{sheet}"
+        );
+        assert!(sheet.contains(&key(&plan, &jane, true)), "{sheet}");
+    }
+
+    #[test]
+    fn a_hostile_answer_stays_in_its_block() {
+        let (plan, _) = sample::class();
+        let rubric: Rubric = toml::from_str(RUBRIC).expect("a rubric");
+        let mut student = sample::submission("x", "X");
+        student.answers = Some(tests_sheet(&format!("```\n{}\n```", sample::HOSTILE), ""));
+        let sheet = sheet(&plan, &[&student], &rubric.questions[0], false);
+        let (_, answer) = sheet.split_once("## x\n\n").expect("there");
+        assert!(
+            answer.lines().all(|line| line.starts_with("    ")),
+            "{sheet}"
+        );
+        assert!(!sheet.contains('\u{1b}') && !sheet.contains('\u{202e}'));
+    }
+
+    #[test]
+    fn what_was_marked_is_read_back_by_id_and_by_code_and_stays() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("marks.csv");
+        let (plan, _) = sample::class();
+        let code = code(&plan, "jane");
+        let text = format!(
+            "key,question,of,points,comment\n{code},1,3.5,\"2,5\",\"good, but\"\njane,2,1,1,\npartial,1,3.5,,\n"
+        );
+        let marks = written(&path, &text).expect("marks");
+        assert_eq!(marks.points_of("jane"), Some(3.5));
+        assert_eq!(marks.points_of("partial"), None);
+        assert_eq!(marks.of(), 4.5);
+        assert_eq!(
+            marks.mark("jane", 1).map(|mark| mark.comment.as_str()),
+            Some("good, but")
+        );
+        // A second table keeps them, gives nothing for no answer, and waits for the others.
+        let rubric: Rubric = toml::from_str(RUBRIC).expect("a rubric");
+        let submissions: Vec<&Submission> = plan.submissions.iter().collect();
+        let table = table(&plan, &submissions, &rubric, false, Some(&marks)).expect("a table");
+        assert!(
+            table.contains("jane,1,3.5,2.5,\"good, but\"\r\n"),
+            "{table}"
+        );
+        assert!(table.contains("refused,1,3.5,0,no answer\r\n"), "{table}");
+        assert!(written(&path, &table).is_ok());
+    }
+
+    #[test]
+    fn wrong_marks_are_named_by_row() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("marks.csv");
+        for (row, words) in [
+            ("nobody,1,3.5,1,", "row 2: there is no student"),
+            ("jane,9,3.5,1,", "row 2: the rubric has no question"),
+            ("jane,1,3.5,4,", "row 2: 4 points; question 1 has 0 to 3.5"),
+            ("jane,1,3.5,NaN,", "points; question 1 has"),
+            ("jane,1,3.5,many,", "is no number"),
+            (
+                "jane,1,3.5,1,\njane,1,3.5,2,",
+                "row 3: question 1 of jane is marked twice",
+            ),
+            ("\"jane", "a quote begins"),
+        ] {
+            let error = written(&path, &format!("key,question,of,points,comment\n{row}\n"))
+                .expect_err(row)
+                .to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

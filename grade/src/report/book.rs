@@ -1,0 +1,276 @@
+//! The class: one row per student of the plan, with all that makes the grade.
+
+use anyhow::Result;
+use tito::failure::Failure;
+
+use super::answers::Marks;
+use super::late::{Lateness, Policy};
+use crate::model::{CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult};
+use crate::results::Results;
+
+/// All that reports are made of.
+#[derive(Clone, Debug)]
+pub struct Book {
+    /// What was asked.
+    pub plan: Plan,
+    /// In the order of the plan.
+    pub rows: Vec<Row>,
+    /// Points to be had for written answers; 0 without marks.
+    pub written_of: f64,
+}
+
+/// One student.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Who, from the result if there is one.
+    pub submission: Submission,
+    /// What came of it; nothing if it was not graded yet.
+    pub result: Option<SubmissionResult>,
+    /// How late it was.
+    pub lateness: Lateness,
+    /// Points for written answers, if they were marked.
+    pub written: Option<f64>,
+    /// Points of code and bonus and written answers, before lateness.
+    pub earned: f64,
+    /// What is left after lateness: the grade. Nothing, while it is not known.
+    pub total: Option<f64>,
+    /// What is left to a person to decide, a sentence each.
+    pub open: Vec<String>,
+}
+
+impl Book {
+    /// Reads a folder of results.
+    ///
+    /// # Errors
+    ///
+    /// Usage, if there is no plan; whatever is wrong with a result, the policy's times or the marks.
+    pub fn load(results: &Results, policy: Option<&Policy>, marks: Option<&Marks>) -> Result<Book> {
+        let Some(plan) = results.plan()? else {
+            return Err(Failure::usage(format!(
+                "{} holds no plan.json, so it is no folder of results",
+                results.folder().display()
+            ))
+            .help("name the folder that `tito grade run --out` wrote")
+            .into());
+        };
+        let graded: Vec<_> = plan
+            .submissions
+            .iter()
+            .map(|submission| results.get(&submission.id))
+            .collect::<Result<_>>()?;
+        Book::new(plan, graded, policy, marks)
+    }
+
+    /// The book of a plan and a result, or none, for each of its submissions.
+    ///
+    /// # Errors
+    ///
+    /// Those of the policy's times and the marks.
+    pub fn new(
+        plan: Plan,
+        graded: Vec<Option<SubmissionResult>>,
+        policy: Option<&Policy>,
+        marks: Option<&Marks>,
+    ) -> Result<Book> {
+        let ids: Vec<&str> = plan.submissions.iter().map(|one| one.id.as_str()).collect();
+        if let Some(stranger) = policy.and_then(|policy| policy.strangers(&ids).next()) {
+            return Err(Failure::usage(format!(
+                "the late policy has an exception for `{stranger}`, who is not in this class"
+            ))
+            .help("exceptions go by the id of the submission, as the results name it")
+            .into());
+        }
+        let written_of = marks.map_or(0.0, Marks::of);
+        let mut rows = Vec::new();
+        for (planned, result) in plan.submissions.iter().zip(graded) {
+            let submission = result
+                .as_ref()
+                .map_or(planned, |result| &result.submission)
+                .clone();
+            let lateness = match policy {
+                Some(policy) => policy.lateness(&submission)?,
+                None => Lateness::default(),
+            };
+            let written = marks.and_then(|marks| marks.points_of(&submission.id));
+            rows.push(row(submission, result, lateness, written, policy, marks));
+        }
+        Ok(Book {
+            plan,
+            rows,
+            written_of,
+        })
+    }
+
+    /// Points to be had without bonus: code and written answers.
+    pub fn of(&self) -> f64 {
+        let code = self
+            .plan
+            .exercises
+            .iter()
+            .filter(|exercise| !exercise.bonus);
+        let code: u32 = code.map(|exercise| exercise.points).sum();
+        f64::from(code) + self.written_of
+    }
+}
+
+fn row(
+    submission: Submission,
+    result: Option<SubmissionResult>,
+    lateness: Lateness,
+    written: Option<f64>,
+    policy: Option<&Policy>,
+    marks: Option<&Marks>,
+) -> Row {
+    let mut open = Vec::new();
+    let code = result
+        .as_ref()
+        .map_or(0.0, |result| result.points + result.bonus);
+    let earned = code + written.unwrap_or(0.0);
+    let of = result.as_ref().map_or(0.0, |result| f64::from(result.of));
+    let of = of + marks.map_or(0.0, Marks::of);
+    let mut is_known = true;
+    match result.as_ref().map(|result| result.status) {
+        None => {
+            open.push("not graded yet".to_owned());
+            is_known = false;
+        }
+        Some(Status::Fault) => {
+            open.push("the grader failed, not the student: grade it again".to_owned());
+            is_known = false;
+        }
+        Some(Status::Refused | Status::Graded) => {}
+    }
+    if result.as_ref().is_some_and(|result| result.needs_human) {
+        open.push("somebody should look at it before the grade is published".to_owned());
+    }
+    if lateness.is_unknown {
+        open.push("it is not known when it was handed in".to_owned());
+    }
+    if marks.is_some() && written.is_none() {
+        open.push("the written answers are not marked".to_owned());
+    }
+    let total = is_known.then(|| {
+        let left = policy.map_or(earned, |policy| policy.left(&lateness, earned, of));
+        // Grades are published with two decimals; what is shown is what is counted.
+        (left * 100.0).round() / 100.0
+    });
+    Row {
+        submission,
+        result,
+        lateness,
+        written,
+        earned,
+        total,
+        open,
+    }
+}
+
+/// A check and the points it is worth and earned.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// The exercise it is of.
+    pub exercise: &'a ExerciseResult,
+    /// The check.
+    pub check: &'a CheckResult,
+    /// Its share of the exercise's points.
+    pub of: f64,
+    /// All of them or none.
+    pub points: f64,
+}
+
+/// The checks of a result with their points: the shares of an exercise add up to its points.
+pub fn shares(result: &SubmissionResult) -> Vec<Share<'_>> {
+    let mut shares = Vec::new();
+    for exercise in &result.exercises {
+        let weights: u32 = exercise.checks.iter().map(|check| check.weight).sum();
+        for check in &exercise.checks {
+            let of = f64::from(exercise.of) * f64::from(check.weight) / f64::from(weights.max(1));
+            let points = if check.passed() { of } else { 0.0 };
+            shares.push(Share {
+                exercise,
+                check,
+                of,
+                points,
+            });
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn every_student_of_the_plan_has_a_row() {
+        let (plan, results) = sample::class();
+        let book = Book::new(plan.clone(), results, None, None).expect("a book");
+        assert_eq!(book.rows.len(), plan.submissions.len());
+        let perfect = &book.rows[0];
+        // 60 + 40 points and the bonus of 5.
+        assert_eq!(
+            (perfect.earned, perfect.total, book.of()),
+            (105.0, Some(105.0), 100.0)
+        );
+        let missing = book
+            .rows
+            .iter()
+            .find(|row| row.submission.id == "not-yet")
+            .expect("there");
+        assert_eq!((missing.total, missing.open.len()), (None, 1));
+        let fault = book
+            .rows
+            .iter()
+            .find(|row| row.submission.id == "fault")
+            .expect("there");
+        assert_eq!(fault.total, None);
+    }
+
+    #[test]
+    fn shares_add_up_to_the_points_of_the_exercise() {
+        let (_, results) = sample::class();
+        for result in results.iter().flatten() {
+            for exercise in &result.exercises {
+                let own = shares(result);
+                let own = own.iter().filter(|share| share.exercise.id == exercise.id);
+                let (points, of) = own.fold((0.0, 0.0), |(points, of), share| {
+                    (points + share.points, of + share.of)
+                });
+                // A sum of three quotients of numbers below 100: three roundings of half a unit in the last place of 64.
+                let tolerance = 3.0 * 64.0 * f64::EPSILON;
+                assert!((of - f64::from(exercise.of)).abs() <= tolerance);
+                assert!(
+                    (points - exercise.points).abs() <= tolerance,
+                    "{}",
+                    exercise.id
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lateness_is_taken_of_everything_earned() {
+        let (mut plan, mut results) = sample::class();
+        plan.submissions[0].submitted = Some("2026-02-02T00:00:00Z".into());
+        if let Some(result) = &mut results[0] {
+            result.submission.submitted = plan.submissions[0].submitted.clone();
+        }
+        let policy: Policy =
+            toml::from_str("deadline = 2026-01-31T12:00:00Z\npercent_per_day = 10")
+                .expect("a policy");
+        let book = Book::new(plan, results, Some(&policy), None).expect("a book");
+        // One and a half days late: two days begun, 20 % of 105.
+        assert_eq!(book.rows[0].total, Some(84.0));
+    }
+
+    #[test]
+    fn an_exception_for_a_stranger_is_a_typing_error() {
+        let (plan, results) = sample::class();
+        let policy: Policy =
+            toml::from_str("deadline = 2026-01-31T12:00:00Z\n[students.jnae]\nwaived = true")
+                .expect("a policy");
+        let error = Book::new(plan, results, Some(&policy), None).expect_err("a stranger");
+        assert!(error.to_string().contains("jnae"));
+    }
+}

@@ -1,0 +1,571 @@
+//! `tito grade report`, `answers`: which files are written where.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tito::failure::{Failure, Outcome};
+use tito::lock::cannot_write;
+use tito::snapshot::write_atomically;
+use tito::ui::{self, CODE, FAINT, OPEN, paint};
+use tito::workspace::Workspace;
+
+use super::answers::{self, Marks, Rubric};
+use super::book::Book;
+use super::feedback::{self, Feedback};
+use super::gradescope::Hidden;
+use super::late::Policy;
+use super::stats::Statistics;
+use super::{canvas, github, gradescope, junit, tables};
+use crate::model::Plan;
+use crate::results::Results;
+
+/// What is wanted of a folder of results.
+#[derive(Args, Debug)]
+pub struct Wishes {
+    /// The folder that `run --out` wrote.
+    pub results: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum, default_value = "csv")]
+    pub format: Format,
+    /// The file or, for one file per student, the folder; without it, in the folder of results.
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// Deadline, grace, percent per day, free days, exceptions: a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub late: Option<PathBuf>,
+    /// The marks of the written answers: the table that `answers` wrote, filled in.
+    #[arg(long, value_name = "FILE")]
+    pub marks: Option<PathBuf>,
+    /// What the written answers are worth; without it, rubric.toml of the module's exam.
+    #[arg(long, value_name = "FILE")]
+    pub rubric: Option<PathBuf>,
+    /// Only this student, by the id of the submission.
+    #[arg(long, value_name = "ID")]
+    pub student: Option<String>,
+    /// Canvas: the gradebook you exported.
+    #[arg(long, value_name = "FILE", required_if_eq("format", "canvas"))]
+    pub gradebook: Option<PathBuf>,
+    /// Canvas: the column to fill, by its title or its number.
+    #[arg(long, value_name = "TITLE", required_if_eq("format", "canvas"))]
+    pub column: Option<String>,
+    /// Canvas: bring the grades to the points that the column has.
+    #[arg(long)]
+    pub scale: bool,
+    /// Gradescope: when students may see how hidden checks ended.
+    #[arg(long, value_enum, default_value = "hidden")]
+    pub hidden_checks: Hidden,
+}
+
+/// A format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table of grades: one row per student.
+    Csv,
+    /// A table of checks: one row per student and check, for staff.
+    Checks,
+    /// The grades in nbgrader's columns.
+    Nbgrader,
+    /// Feedback for every student: Markdown, HTML and JSON.
+    Feedback,
+    /// Gradescope's results.json for every student.
+    Gradescope,
+    /// The gradebook you exported from Canvas, one column filled.
+    Canvas,
+    /// A runner's result for GitHub Classroom, for every student.
+    GithubClassroom,
+    /// JUnit XML of the class.
+    Junit,
+    /// How hard each check was, how well it tells, who gave the same wrong answer.
+    Stats,
+}
+
+/// Path from the output's place to content.
+type Written = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Writes a report.
+///
+/// # Errors
+///
+/// Usage, for folders, policies and tables that are not what they should be; an environment error for files that cannot be written.
+pub fn report(workspace: Option<&Path>, wishes: &Wishes, json: bool) -> Result<Outcome> {
+    let results = Results::new(&wishes.results);
+    let policy = wishes.late.as_deref().map(Policy::load).transpose()?;
+    let marks = match &wishes.marks {
+        Some(path) => {
+            let plan = plan(&results)?;
+            let rubric = rubric(workspace, wishes.rubric.as_deref(), &plan)?;
+            Some(Marks::load(path, rubric, &plan)?)
+        }
+        None => None,
+    };
+    let mut book = Book::load(&results, policy.as_ref(), marks.as_ref())?;
+    if let Some(id) = &wishes.student {
+        book.rows.retain(|row| row.submission.id == *id);
+        if book.rows.is_empty() {
+            return Err(
+                Failure::usage(format!("there is no submission `{id}` in these results")).into(),
+            );
+        }
+    }
+    let place = wishes.out.clone();
+    let place = place.unwrap_or_else(|| results.folder().join(default_place(wishes.format)));
+    let mut notes: Vec<String> = Vec::new();
+    let mut document = json!({ "out": place.display().to_string() });
+    let written = match wishes.format {
+        Format::Csv => one(tables::grades(&book)),
+        Format::Checks => one(tables::checks(&book)),
+        Format::Nbgrader => one(tables::nbgrader(
+            &book,
+            policy.as_ref().map(|policy| policy.deadline),
+        )),
+        Format::Junit => one(junit::document(&book)),
+        Format::Stats => {
+            let statistics = Statistics::of(&book);
+            document["statistics"] = serde_json::to_value(&statistics)?;
+            if !json {
+                ui::say(statistics.markdown());
+            }
+            Written::from([
+                ("stats.json".into(), pretty(&statistics)?),
+                ("stats.md".into(), statistics.markdown().into_bytes()),
+            ])
+        }
+        Format::Feedback => {
+            let mut files = Written::new();
+            for row in &book.rows {
+                let told = Feedback::of(&book, row, marks.as_ref());
+                let folder = PathBuf::from(&row.submission.id);
+                files.insert(
+                    folder.join("feedback.md"),
+                    feedback::markdown(&told).into_bytes(),
+                );
+                files.insert(
+                    folder.join("feedback.html"),
+                    feedback::html(&told).into_bytes(),
+                );
+                files.insert(folder.join("feedback.json"), pretty(&told)?);
+            }
+            files
+        }
+        Format::Gradescope => per_student(&book, wishes, "results.json", |row| {
+            let document = gradescope::results(&book, row, wishes.hidden_checks);
+            sound(&row.submission.id, &gradescope::problems(&document))?;
+            pretty(&document)
+        })?,
+        Format::GithubClassroom => per_student(&book, wishes, "result.txt", |row| {
+            let document = github::runner(&book, row);
+            sound(&row.submission.id, &github::problems(&document))?;
+            Ok(format!("result={}\n", github::encoded(&document)).into_bytes())
+        })?,
+        Format::Canvas => {
+            let (Some(path), Some(column)) = (&wishes.gradebook, &wishes.column) else {
+                return Err(Failure::usage("canvas needs --gradebook and --column").into());
+            };
+            let shown = path.display();
+            let exported = std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+            let filled = canvas::fill(&book, &exported, column, wishes.scale)?;
+            notes.push(format!(
+                "{} filled in `{}`",
+                ui::count(filled.matched, "grade"),
+                filled.column
+            ));
+            notes.extend(
+                filled
+                    .unmatched
+                    .iter()
+                    .map(|who| format!("no row for {who}")),
+            );
+            notes.extend(
+                filled
+                    .without
+                    .iter()
+                    .map(|who| format!("no grade for {who}")),
+            );
+            document["matched"] = json!(filled.matched);
+            document["unmatched"] = json!(filled.unmatched);
+            document["without"] = json!(filled.without);
+            one(filled.text)
+        }
+    };
+    write(&place, &written)?;
+    for row in &book.rows {
+        notes.extend(
+            row.open
+                .iter()
+                .map(|open| format!("{}: {open}", row.submission.id)),
+        );
+    }
+    let unmatched = document["unmatched"]
+        .as_array()
+        .is_some_and(|list| !list.is_empty());
+    let open = unmatched || book.rows.iter().any(|row| !row.open.is_empty());
+    if json {
+        document["files"] = json!(written.len());
+        document["open"] = json!(notes);
+        ui::print_json(&document);
+    } else {
+        ui::say(format!(
+            "{}  {}",
+            paint(CODE, place.display()),
+            paint(FAINT, ui::count(written.len(), "file"))
+        ));
+        for note in notes {
+            ui::note(paint(OPEN, note));
+        }
+    }
+    Ok(if open {
+        Outcome::WorkLeft
+    } else {
+        Outcome::Good
+    })
+}
+
+fn default_place(format: Format) -> &'static str {
+    match format {
+        Format::Csv => "grades.csv",
+        Format::Checks => "checks.csv",
+        Format::Nbgrader => "nbgrader.csv",
+        Format::Feedback => "feedback",
+        Format::Gradescope => "gradescope",
+        Format::Canvas => "canvas.csv",
+        Format::GithubClassroom => "github-classroom",
+        Format::Junit => "junit.xml",
+        Format::Stats => "stats",
+    }
+}
+
+/// A report that is one file has no path below its place.
+fn one(text: String) -> Written {
+    Written::from([(PathBuf::new(), text.into_bytes())])
+}
+
+/// With one student named, a file; else a folder with one per student.
+fn per_student(
+    book: &Book,
+    wishes: &Wishes,
+    name: &str,
+    make: impl Fn(&super::Row) -> Result<Vec<u8>>,
+) -> Result<Written> {
+    if let (Some(_), Some(row)) = (&wishes.student, book.rows.first()) {
+        return Ok(Written::from([(PathBuf::new(), make(row)?)]));
+    }
+    let rows = book.rows.iter();
+    rows.map(|row| Ok((PathBuf::from(&row.submission.id).join(name), make(row)?)))
+        .collect()
+}
+
+/// Nothing leaves that the reader would refuse.
+fn sound(id: &str, problems: &[String]) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::environment(format!(
+        "the report of {id} is not as specified: {}",
+        problems.join(", ")
+    ))
+    .into())
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn write(place: &Path, files: &Written) -> Result<()> {
+    for (path, content) in files {
+        let path = if path.as_os_str().is_empty() {
+            place.to_owned()
+        } else {
+            place.join(path)
+        };
+        write_atomically(&path, content).map_err(|error| cannot_write(&path, &error))?;
+    }
+    Ok(())
+}
+
+fn plan(results: &Results) -> Result<Plan> {
+    Ok(results.plan()?.ok_or_else(|| {
+        Failure::usage(format!("{} holds no plan.json", results.folder().display()))
+            .help("name the folder that `tito grade run --out` wrote")
+    })?)
+}
+
+/// The rubric named, or that of the module's exam.
+fn rubric(workspace: Option<&Path>, named: Option<&Path>, plan: &Plan) -> Result<Rubric> {
+    match named {
+        Some(path) => Rubric::load(path),
+        None => {
+            let workspace = Workspace::find(workspace)?;
+            let module = workspace.module(&plan.module)?;
+            Rubric::load(
+                &workspace
+                    .root
+                    .join(&module.manifest.exam)
+                    .join("rubric.toml"),
+            )
+        }
+    }
+}
+
+/// How the written answers shall be laid out.
+#[derive(Args, Debug)]
+pub struct AnswerWishes {
+    /// The folder that `run --out` wrote.
+    pub results: PathBuf,
+    /// Where the sheets and the table go; without it, `answers` in the folder of results.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Codes instead of names, and no name in an answer.
+    #[arg(long)]
+    pub blind: bool,
+    /// What the written answers are worth; without it, rubric.toml of the module's exam.
+    #[arg(long, value_name = "FILE")]
+    pub rubric: Option<PathBuf>,
+}
+
+/// Writes a sheet per question and the table to be filled in. Marks that are in the table already stay.
+///
+/// # Errors
+///
+/// As for [`report`].
+pub fn answer_sheets(
+    workspace: Option<&Path>,
+    wishes: &AnswerWishes,
+    json: bool,
+) -> Result<Outcome> {
+    let results = Results::new(&wishes.results);
+    let plan = plan(&results)?;
+    let rubric = rubric(workspace, wishes.rubric.as_deref(), &plan)?;
+    let place = wishes
+        .out
+        .clone()
+        .unwrap_or_else(|| results.folder().join("answers"));
+    let book = Book::load(&results, None, None)?;
+    let submissions: Vec<_> = book.rows.iter().map(|row| &row.submission).collect();
+    let table = place.join("marks.csv");
+    let earlier = table
+        .is_file()
+        .then(|| Marks::load(&table, rubric.clone(), &plan))
+        .transpose()?;
+    let mut files = Written::new();
+    for question in &rubric.questions {
+        let sheet = answers::sheet(&plan, &submissions, question, wishes.blind);
+        files.insert(
+            format!("question-{}.md", question.number).into(),
+            sheet.into_bytes(),
+        );
+    }
+    let text = answers::table(&plan, &submissions, &rubric, wishes.blind, earlier.as_ref())?;
+    files.insert("marks.csv".into(), text.into_bytes());
+    write(&place, &files)?;
+    if json {
+        ui::print_json(&json!({
+            "out": place.display().to_string(),
+            "questions": rubric.questions.len(),
+            "students": submissions.len(),
+            "blind": wishes.blind,
+        }));
+        return Ok(Outcome::Good);
+    }
+    ui::say(format!(
+        "{}  {} of {}; fill in the column `points` of {}",
+        paint(CODE, place.display()),
+        ui::count(rubric.questions.len(), "question"),
+        ui::count(submissions.len(), "student"),
+        paint(CODE, table.display())
+    ));
+    Ok(Outcome::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::report::{answers, sample};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        wishes: Wishes,
+    }
+
+    struct Class {
+        folder: tempfile::TempDir,
+    }
+
+    impl Class {
+        fn new() -> Class {
+            let folder = tempfile::TempDir::new().expect("a folder");
+            let class = Class { folder };
+            let results = Results::new(class.path("results"));
+            let (plan, graded) = sample::class();
+            results.keep_plan(&plan).expect("writes");
+            for result in graded.iter().flatten() {
+                results.keep(result).expect("writes");
+            }
+            fs::write(class.path("rubric.toml"), answers::tests::RUBRIC).expect("writes");
+            class
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn report(&self, words: &str) -> Result<Outcome> {
+            let results = self.path("results").display().to_string();
+            let folder = self.folder.path().display().to_string();
+            let words = words.replace("DIR", &folder);
+            let line = ["report", &results]
+                .into_iter()
+                .chain(words.split_whitespace());
+            let line =
+                Line::try_parse_from(line).map_err(|error| Failure::usage(error.to_string()))?;
+            report(None, &line.wishes, true)
+        }
+
+        fn read(&self, path: &str) -> String {
+            let path = self.path("results").join(path);
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        }
+    }
+
+    #[test]
+    fn every_format_is_written_and_what_is_open_is_an_exit_code() {
+        let class = Class::new();
+        fs::write(
+            class.path("gradebook.csv"),
+            "Student,ID,Section,Module (1)\n    Points Possible,,,100\n\"Doe, Jane\",1001,A,\n",
+        )
+        .expect("writes");
+        for format in Format::value_variants() {
+            let name = format
+                .to_possible_value()
+                .expect("a name")
+                .get_name()
+                .to_owned();
+            let more = if name == "canvas" {
+                "--gradebook DIR/gradebook.csv --column Module"
+            } else {
+                ""
+            };
+            let outcome = class
+                .report(&format!("--format {name} {more}"))
+                .expect("a report");
+            assert_eq!(outcome, Outcome::WorkLeft, "one is not graded yet");
+            assert!(
+                class.path("results").join(default_place(*format)).exists(),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            class
+                .report("--student jane --out DIR/jane.csv")
+                .expect("a report"),
+            Outcome::Good
+        );
+        for name in ["feedback.md", "feedback.html", "feedback.json"] {
+            assert!(
+                class
+                    .read(&format!("feedback/jane/{name}"))
+                    .contains("Jane Doe")
+            );
+        }
+        assert!(
+            class
+                .read("github-classroom/jane/result.txt")
+                .starts_with("result=eyJ")
+        );
+        let document = class.read("gradescope/jane/results.json");
+        assert!(document.contains("\"score\": 105.0"), "{document}");
+        assert!(
+            class
+                .read("canvas.csv")
+                .contains("\"Doe, Jane\",1001,A,105\r\n")
+        );
+    }
+
+    #[test]
+    fn written_answers_are_laid_out_marked_and_counted() {
+        let class = Class::new();
+        let wishes = AnswerWishes {
+            results: class.path("results"),
+            out: None,
+            blind: true,
+            rubric: Some(class.path("rubric.toml")),
+        };
+        answer_sheets(None, &wishes, true).expect("sheets");
+        assert!(
+            class
+                .read("answers/question-1.md")
+                .contains("A scale per channel.")
+        );
+        let table = class.read("answers/marks.csv");
+        let (plan, _) = sample::class();
+        let code = answers::key(&plan, &plan.submissions[0], true);
+        let filled = table
+            .replace(&format!("{code},1,3.5,,"), &format!("{code},1,3.5,3,yes"))
+            .replace(&format!("{code},2,1,,"), &format!("{code},2,1,0.5,nearly"));
+        assert_ne!(filled, table);
+        fs::write(class.path("results/answers/marks.csv"), &filled).expect("writes");
+        // Asked again, the marks stay.
+        answer_sheets(None, &wishes, true).expect("sheets");
+        assert_eq!(class.read("answers/marks.csv"), filled);
+
+        let marks = "--marks DIR/results/answers/marks.csv --rubric DIR/rubric.toml --student jane";
+        assert_eq!(class.report(marks).expect("a report"), Outcome::Good);
+        let grades = class.read("grades.csv");
+        // 100 + 5 + 3 + 0.5 of 100 + 4.5.
+        assert!(
+            grades.contains("graded,108.5,104.5,100,5,3.5,4.5"),
+            "{grades}"
+        );
+        class
+            .report(&format!("{marks} --format feedback"))
+            .expect("a report");
+        assert!(class.read("feedback/jane/feedback.md").contains("nearly"));
+    }
+
+    #[test]
+    fn lateness_reaches_the_table() {
+        let class = Class::new();
+        fs::write(
+            class.path("late.toml"),
+            "deadline = 2026-01-31T12:00:00Z\npercent_per_day = 10\nfree_days = 1\n[students.jane]\nsubmitted = 2026-02-02T13:00:00Z\n",
+        )
+        .expect("writes");
+        class
+            .report("--late DIR/late.toml --student jane")
+            .expect("a report");
+        // Three days begun, one free: 20 percent of 105.
+        let grades = class.read("grades.csv");
+        assert!(
+            grades.contains("graded,84,100,100,5,,0,,3,1,20,"),
+            "{grades}"
+        );
+    }
+
+    #[test]
+    fn wrong_wishes_are_usage_errors() {
+        let class = Class::new();
+        for (words, wanted) in [
+            ("--format canvas", "--gradebook"),
+            ("--student nobody", "no submission `nobody`"),
+            ("--late DIR/none.toml", "cannot read"),
+            ("--format sheet", "invalid value"),
+        ] {
+            let error = class.report(words).expect_err(words).to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        fs::remove_file(class.path("results/plan.json")).expect("removes");
+        let error = class.report("").expect_err("no plan").to_string();
+        assert!(error.contains("no plan.json"), "{error}");
+    }
+}
