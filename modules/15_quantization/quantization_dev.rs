@@ -32,13 +32,21 @@ pub use tinytorch_kernels as kernels;
 
 #[path = "../../crates/tinytorch-quantization/src/calibration.rs"]
 pub mod calibration;
+#[path = "../../crates/tinytorch-quantization/src/composite.rs"]
+pub mod composite;
 #[path = "../../crates/tinytorch-quantization/src/confidence.rs"]
 pub mod confidence;
 #[path = "../../crates/tinytorch-quantization/src/conv.rs"]
 pub mod conv;
 pub mod convert;
+#[path = "../../crates/tinytorch-quantization/src/definition.rs"]
+mod definition;
+#[path = "../../crates/tinytorch-quantization/src/describe.rs"]
+mod describe;
 #[path = "../../crates/tinytorch-quantization/src/distill.rs"]
 pub mod distill;
+#[path = "../../crates/tinytorch-quantization/src/embedding.rs"]
+pub mod embedding;
 pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
@@ -47,11 +55,19 @@ pub mod fake_quantize;
 pub mod file;
 #[path = "../../crates/tinytorch-quantization/src/finite.rs"]
 pub mod finite;
+#[path = "../../crates/tinytorch-quantization/src/flow.rs"]
+mod flow;
 #[path = "../../crates/tinytorch-quantization/src/fold.rs"]
 pub mod fold;
+#[path = "../../crates/tinytorch-quantization/src/folded.rs"]
+pub mod folded;
 pub mod gemm;
+#[path = "../../crates/tinytorch-quantization/src/graph.rs"]
+mod graph;
 #[path = "../../crates/tinytorch-quantization/src/histogram.rs"]
 pub mod histogram;
+#[path = "../../crates/tinytorch-quantization/src/join.rs"]
+pub mod join;
 #[path = "../../crates/tinytorch-quantization/src/layer.rs"]
 pub mod layer;
 #[path = "../../crates/tinytorch-quantization/src/learned.rs"]
@@ -88,6 +104,8 @@ pub mod qparams;
 #[path = "../../crates/tinytorch-quantization/src/qtensor.rs"]
 pub mod qtensor;
 pub mod quantize;
+#[path = "../../crates/tinytorch-quantization/src/rebuild.rs"]
+mod rebuild;
 #[path = "../../crates/tinytorch-quantization/src/record.rs"]
 mod record;
 #[path = "../../crates/tinytorch-quantization/src/repair/mod.rs"]
@@ -105,12 +123,16 @@ pub mod sketch_file;
 pub mod stage;
 #[path = "../../crates/tinytorch-quantization/src/step.rs"]
 mod step;
+#[path = "../../crates/tinytorch-quantization/src/take_apart.rs"]
+mod take_apart;
 
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
+pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use distill::{Distillation, Distilled};
+pub use embedding::QEmbedding;
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{
@@ -118,8 +140,10 @@ pub use fake_quantize::{
 };
 pub use file::FileError;
 pub use fold::fold_batch_norm;
+pub use folded::{Folded, Operation};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
+pub use join::{QAdd, QConcat};
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
@@ -143,4 +167,4 @@ pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
 pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
 pub use sketch_file::{load_sketches, save_sketches};
-pub use stage::{Folded, Operation, Stage};
+pub use stage::Stage;

@@ -133,6 +133,23 @@ pub enum Error {
         /// Scale of the output.
         output_scale: f32,
     },
+    /// N15: codes cannot be rescaled by a factor whose products leave `f32`.
+    #[error("codes in steps of {input_scale:e} cannot be written in steps of {output_scale:e}")]
+    BadRescale {
+        /// Scale of the codes that come.
+        input_scale: f32,
+        /// Scale of the codes that are to be written.
+        output_scale: f32,
+    },
+    /// A layer takes codes, and what comes are real values for which no codes were chosen.
+    #[error("it takes codes, but real values come, and nobody chose what codes they shall have")]
+    NoCodes,
+    /// The values shown are not what the stage computed last, so those inside it are not known.
+    #[error("`{stage}` was shown an output that is not that of its last forward pass")]
+    NotItsOutput {
+        /// The dotted name of the stage.
+        stage: String,
+    },
     /// N10, N11: the bias, in units of `s_x · s_w`, does not fit the accumulator.
     #[error("bias {bias} of output channel {channel} does not fit 32 bits in steps of {scale:e}")]
     BiasOverflow {
@@ -310,9 +327,12 @@ impl Error {
         }
     }
 
-    /// Says in which layer of a model the error arose.
+    /// Says in which layer of a model the error arose; a layer inside of it that was named already stays.
     #[must_use]
     pub fn in_layer(self, name: &str) -> Self {
+        if matches!(self, Self::Layer { .. }) {
+            return self;
+        }
         Self::Layer {
             name: name.to_owned(),
             error: Box::new(self),

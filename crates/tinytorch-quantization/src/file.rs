@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::framework::write_atomically;
 use crate::qmodel::QModel;
-use crate::record::{self, Description, VERSION};
+use crate::record::{Description, OLDEST, VERSION, Version};
+use crate::{describe, rebuild};
 
 /// The key of our metadata. One key, because the order of several in the header is not fixed, and a file's bytes should
 /// be.
@@ -62,13 +63,13 @@ pub enum FileError {
         path: PathBuf,
     },
     /// Written by another version of this library.
-    #[error("{} has version {got} of the format; this library reads version {supported}", path.display())]
+    #[error("{} has version {got} of the format; this library reads versions {OLDEST} to {supported}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// The version of the file.
         got: u32,
-        /// The version that can be read.
+        /// The newest version that can be read.
         supported: u32,
     },
     /// A tensor is not the one that was saved.
@@ -160,7 +161,7 @@ impl QModel {
     /// before is then unchanged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<u64> {
         let path = path.as_ref();
-        let (description, tensors) = record::describe(self, path)?;
+        let (description, tensors) = describe::describe(self, path)?;
         let refused = |reason: String| FileError::Io {
             action: "write",
             path: path.to_path_buf(),
@@ -168,6 +169,8 @@ impl QModel {
             reason,
         };
         let text = serde_json::to_string(&description).map_err(|e| refused(e.to_string()))?;
+        // What is nested too deeply could be written, but not read.
+        serde_json::from_str::<Description>(&text).map_err(|e| refused(e.to_string()))?;
         let checksums = tensors.iter().map(|(name, t)| (name.clone(), t.checksum()));
         let own = OwnMetadata {
             layers_crc32: text_checksum(&text),
@@ -212,9 +215,9 @@ impl QModel {
         let own: OwnMetadata =
             serde_json::from_str(own).map_err(|e| damaged(format!("{DESCRIPTION}: {e}")))?;
         // The version first: what follows it may look different in another one.
-        let version = serde_json::from_str::<record::Version>(&own.layers);
+        let version = serde_json::from_str::<Version>(&own.layers);
         let version = version.map_err(|e| damaged(e.to_string()))?.version;
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(FileError::Version {
                 path: path.to_path_buf(),
                 got: version,
@@ -253,7 +256,7 @@ impl QModel {
         if let Some(name) = own.crc32.keys().find(|name| !tensors.contains_key(*name)) {
             return Err(damaged(format!("`{name}` has a checksum, but is not there")).into());
         }
-        record::rebuild(description, tensors, path)
+        rebuild::rebuild(description, tensors, path)
     }
 }
 

@@ -16,8 +16,8 @@
 //! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`parameters`], [`qtensor`], [`packed`] | a range becomes parameters, values become codes |
 //! | [`observer`], [`histogram`], [`entropy`] | which range? One method after another |
 //! | [`sketch`], [`calibration`], [`confidence`], [`sketch_file`] | which range? All methods from one pass, and how sure it is |
-//! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`qlayer`] | layers in integers, by definition |
-//! | [`prepare`](mod@prepare), [`stage`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
+//! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`embedding`], [`join`], [`composite`], [`qlayer`] | layers in integers, by definition |
+//! | [`prepare`](mod@prepare), [`stage`], [`folded`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
@@ -53,18 +53,26 @@ pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
 pub mod calibration;
+pub mod composite;
 pub mod confidence;
 pub mod conv;
 pub mod convert;
+mod definition;
+mod describe;
 pub mod distill;
+pub mod embedding;
 pub mod entropy;
 pub mod error;
 pub mod fake_quantize;
 pub mod file;
 pub mod finite;
+mod flow;
 pub mod fold;
+pub mod folded;
 pub mod gemm;
+mod graph;
 pub mod histogram;
+pub mod join;
 pub mod layer;
 pub mod learned;
 pub mod linear;
@@ -86,6 +94,7 @@ pub mod qmodel;
 pub mod qparams;
 pub mod qtensor;
 pub mod quantize;
+mod rebuild;
 mod record;
 pub mod repair;
 pub mod requantize;
@@ -95,12 +104,15 @@ mod sketch_bins;
 pub mod sketch_file;
 pub mod stage;
 mod step;
+mod take_apart;
 
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
+pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
 pub use distill::{Distillation, Distilled};
+pub use embedding::QEmbedding;
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{
@@ -108,8 +120,10 @@ pub use fake_quantize::{
 };
 pub use file::FileError;
 pub use fold::fold_batch_norm;
+pub use folded::{Folded, Operation};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
+pub use join::{QAdd, QConcat};
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
@@ -133,4 +147,4 @@ pub use requantize::{multipliers, requantize};
 pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueRange};
 pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
 pub use sketch_file::{load_sketches, save_sketches};
-pub use stage::{Folded, Operation, Stage};
+pub use stage::Stage;

@@ -70,7 +70,7 @@ impl HalfModel {
     #[must_use]
     pub fn new(model: &Sequential, half: Half) -> Self {
         let mut layers = Vec::new();
-        crate::prepare::open(model, "", &mut layers);
+        crate::take_apart::open(model, "", &mut layers);
         Self { layers, half }
     }
 

@@ -3,20 +3,17 @@
 //! In: a [`Sequential`] model, trained. Out: a [`Prepared`] model, which computes the same and can be calibrated and
 //! converted. The original is not changed, except that it is put into evaluation mode.
 
-use std::sync::Arc;
-
 use crate::calibration::{CalibrationReport, SketchObserver};
 use crate::error::{Error, Result};
 use crate::framework::Tensor;
-use crate::framework::nn::{
-    AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
-};
+use crate::framework::nn::{Layer, Sequential};
 use crate::observer::Observer;
-use crate::qlayer::QLayer;
+use crate::qlayer::NO_CODES;
 use crate::qparams::choose_qparams;
 use crate::scheme::{CodeRange, QParams, Scheme};
 use crate::sketch::Sketch;
-use crate::stage::{Plan, observe};
+use crate::stage::{self, observe};
+use crate::take_apart;
 
 pub use crate::calibration::Calibration;
 pub use crate::stage::Stage;
@@ -61,12 +58,15 @@ impl Prepared {
         observe(&mut self.input, batch, "input")
     }
 
-    /// What the codes of the input shall mean.
+    /// What the codes of the input shall mean. Scale 1 and zero point 0 stand for an input that no layer reads as codes.
     ///
     /// # Errors
     ///
     /// [`Error::NothingObserved`] that names the input, [`Error::BadRange`].
     pub fn input_qparams(&self) -> Result<QParams> {
+        if !stage::demands_codes(&self.stages, true) {
+            return Ok(NO_CODES);
+        }
         let range = self
             .input
             .range()
@@ -85,15 +85,22 @@ impl Prepared {
         &mut self.stages
     }
 
-    /// The stage of this name.
+    /// All stages, those inside of sums and concatenations too, in order of computation.
+    #[must_use]
+    pub fn all_stages(&self) -> Vec<&Stage> {
+        stage::all(&self.stages)
+    }
+
+    /// The stage of this name, also inside of a sum or a concatenation.
     #[must_use]
     pub fn stage(&self, name: &str) -> Option<&Stage> {
-        self.stages.iter().find(|stage| stage.name() == name)
+        let mut all = self.all_stages().into_iter();
+        all.find(|stage| stage.name() == name)
     }
 
     /// The stage of this name, to be changed.
     pub fn stage_mut(&mut self, name: &str) -> Option<&mut Stage> {
-        self.stages.iter_mut().find(|stage| stage.name() == name)
+        stage::find(&mut self.stages, name)
     }
 
     /// Forgets what all observers saw, so that the model can be calibrated again, after its weights were changed for instance.
@@ -102,11 +109,12 @@ impl Prepared {
     ///
     /// None for a model that was prepared.
     pub fn forget_observations(&mut self) -> Result<()> {
-        self.input = SketchObserver::new(self.calibration)?;
-        for stage in &mut self.stages {
-            stage.watch(SketchObserver::new(self.calibration)?);
-        }
-        Ok(())
+        let calibration = self.calibration;
+        self.input = SketchObserver::new(calibration)?;
+        let new = || SketchObserver::new(calibration);
+        self.stages
+            .iter_mut()
+            .try_for_each(|stage| stage.watch(&new))
     }
 
     /// Finds the ranges of all activations by another method, from what was observed already: no data is needed.
@@ -162,15 +170,16 @@ impl Prepared {
     }
 
     fn observers(&self) -> impl Iterator<Item = (&str, &SketchObserver, bool)> {
-        let stages = self.stages.iter();
+        let stages = self.all_stages().into_iter();
         let stages = stages.map(|stage| (stage.name(), stage.observer(), stage.has_own_range()));
-        std::iter::once(("input", &self.input, true)).chain(stages)
+        let reads_input = stage::demands_codes(&self.stages, true);
+        std::iter::once(("input", &self.input, reads_input)).chain(stages)
     }
 
     fn observers_mut(&mut self) -> impl Iterator<Item = (String, &mut SketchObserver)> {
-        let stages = self.stages.iter_mut();
-        let stages = stages.map(|stage| (stage.name().to_owned(), stage.observer_mut()));
-        std::iter::once(("input".to_owned(), &mut self.input)).chain(stages)
+        let mut found = vec![("input".to_owned(), &mut self.input)];
+        stage::observers_mut(&mut self.stages, &mut found);
+        found.into_iter()
     }
 
     /// Computes the output in `f32`. Nothing is observed.
@@ -181,15 +190,16 @@ impl Prepared {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.stages
             .iter()
-            .try_fold(x.clone(), |x, stage| stage.forward(&x))
+            .try_fold(x.clone(), |x, stage| stage.compute(&x))
     }
 }
 
 /// Takes a model apart and gives its input and every layer output an observer.
 ///
-/// Nested [`Sequential`]s are opened. A batch norm behind a convolution, and a ReLU behind a convolution or a linear
-/// layer, join it. Dropout, which does nothing in evaluation, is left out. Everything that has no integer version stays in
-/// `f32`; a quantized model lists it by name and reason.
+/// Nested [`Sequential`]s are opened, and so are the ways of a [`Residual`] and the branches of a [`Concat`]. A batch norm behind
+/// a convolution, and a ReLU behind a convolution, a linear layer or a sum, join it. Dropout, which does nothing in
+/// evaluation, is left out. Everything that has no integer version stays in `f32`; a quantized model lists it by name and
+/// reason.
 ///
 /// The model is put into evaluation mode: calibration must see what inference will.
 ///
@@ -197,93 +207,15 @@ impl Prepared {
 ///
 /// [`Error::NoSuchLayer`] if a name of `keep_float` is not in the model, [`Error::BadPercentile`],
 /// [`Error::BadAveragingConstant`].
+///
+/// [`Residual`]: crate::framework::nn::Residual
+/// [`Concat`]: crate::framework::nn::Concat
 pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared> {
     model.set_training(false);
-    let mut leaves = Vec::new();
-    open(model, "", &mut leaves);
-    for name in &options.keep_float {
-        if !leaves.iter().any(|(leaf, _)| is_at_or_below(leaf, name)) {
-            return Err(Error::NoSuchLayer { name: name.clone() });
-        }
-    }
-    let kept = |name: &str| {
-        options
-            .keep_float
-            .iter()
-            .any(|kept| is_at_or_below(name, kept))
-    };
-    let mut stages = Vec::new();
-    let mut rest = leaves.into_iter().peekable();
-    while let Some((name, layer)) = rest.next() {
-        if layer.as_any().is::<Dropout>() {
-            continue;
-        }
-        let mut layers = vec![layer];
-        let plan = if kept(&name) {
-            Plan::Float("kept in f32 as asked".to_owned())
-        } else {
-            plan_for(&*layers[0])
-        };
-        let plan = match plan {
-            Plan::Weighted { .. } => {
-                let is_conv = layers[0].as_any().is::<Conv2d>();
-                let mut joins = |joins: &dyn Fn(&dyn Layer) -> bool| {
-                    rest.next_if(|(name, layer)| joins(&**layer) && !kept(name))
-                };
-                let norm = joins(&|layer| is_conv && layer.as_any().is::<BatchNorm2d>());
-                let relu = joins(&|layer| layer.as_any().is::<Relu>());
-                let plan = Plan::Weighted {
-                    relu: relu.is_some(),
-                };
-                layers.extend(norm.into_iter().chain(relu).map(|(_, layer)| layer));
-                plan
-            }
-            plan => plan,
-        };
-        let observer = SketchObserver::new(options.calibration)?;
-        stages.push(Stage::new(name, layers, plan, options.weights, observer));
-    }
+    let stages = take_apart::stages(model, options)?;
     Ok(Prepared {
         input: SketchObserver::new(options.calibration)?,
         stages,
         calibration: options.calibration,
     })
-}
-
-/// Lists the layers of nested models in order of computation, by dotted name.
-pub(crate) fn open(model: &Sequential, prefix: &str, leaves: &mut Vec<(String, Arc<dyn Layer>)>) {
-    for (name, layer) in model.shared() {
-        let name = format!("{prefix}{name}");
-        match layer.as_any().downcast_ref::<Sequential>() {
-            Some(inner) => open(inner, &format!("{name}."), leaves),
-            None => leaves.push((name, layer.clone())),
-        }
-    }
-}
-
-/// Whether `name` is `part`, or inside of it.
-fn is_at_or_below(name: &str, part: &str) -> bool {
-    name.strip_prefix(part)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-fn plan_for(layer: &dyn Layer) -> Plan {
-    let any = layer.as_any();
-    if any.is::<Linear>() || any.is::<Conv2d>() {
-        Plan::Weighted { relu: false }
-    } else if let Some(pool) = any.downcast_ref::<MaxPool2d>() {
-        Plan::Same(QLayer::MaxPool2d(pool.options()).into())
-    } else if let Some(pool) = any.downcast_ref::<AvgPool2d>() {
-        Plan::Same(QLayer::AvgPool2d(pool.options()).into())
-    } else if any.is::<Relu>() {
-        Plan::Same(QLayer::Relu.into())
-    } else if any.is::<Flatten>() {
-        Plan::Same(QLayer::Flatten.into())
-    } else if any.is::<BatchNorm2d>() {
-        Plan::Float("a batch norm with no convolution right before it".to_owned())
-    } else if layer.children().is_empty() {
-        Plan::Float(format!("no integer {}", layer.kind()))
-    } else {
-        Plan::Float("a model of its own: only Sequential can be taken apart".to_owned())
-    }
 }

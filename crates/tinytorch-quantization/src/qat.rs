@@ -51,6 +51,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fake_quantize::fake_quantize;
+use crate::folded::{Folded, bias_of};
 use crate::framework::nn::{BatchNorm2d, Conv2d, Layer, Sequential};
 use crate::framework::{self, Tensor, is_recording};
 use crate::prepare::{Calibration, PrepareOptions, Prepared, prepare};
@@ -58,7 +59,7 @@ use crate::qat_layer::{Parts, copied, run, with_value};
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qmodel::QModel;
 use crate::scheme::{CodeRange, QParams, Scheme};
-use crate::stage::{Folded, Role, Stage, bias_of};
+use crate::stage::{Role, Stage};
 
 pub use crate::qat_activation::FakeQuantize;
 pub use crate::qat_layer::QatLayer;
@@ -162,7 +163,7 @@ enum Part {
     Same {
         layer: Arc<dyn Layer>,
         quantized: QLayer,
-        codes: Arc<FakeQuantize>,
+        codes: Option<Arc<FakeQuantize>>,
     },
     /// Not quantized; what it gives to the next layer is, if that one computes in integers.
     Float {
@@ -176,6 +177,8 @@ enum Part {
 /// A model that trains with the errors of INT8 in its forward pass.
 pub struct QatModel {
     input: Arc<FakeQuantize>,
+    /// Whether a layer reads the input as codes.
+    reads_input: bool,
     parts: Vec<(String, Part)>,
 }
 
@@ -202,7 +205,10 @@ impl std::fmt::Debug for QatModel {
 pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel> {
     let prepared = prepare(model, &options.prepare)?;
     let input = options.activation()?;
+    let reads_input = reads_codes(&prepared, 0, true);
     let mut current = input.clone();
+    // Whether what flows is codes, or was rounded to what has codes.
+    let mut on_codes = reads_input;
     let mut parts = Vec::new();
     for (index, stage) in prepared.stages().iter().enumerate() {
         let part = match stage.role() {
@@ -211,34 +217,47 @@ pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel>
                 let named = |error: Error| error.in_tensor(&format!("{}.weight", stage.name()));
                 let parts = weighted(stage, options, current, output.clone())?;
                 current = output;
+                on_codes = true;
                 Part::Weighted(QatLayer::new(parts).map_err(named)?)
             }
             Role::Same(quantized) => Part::Same {
                 layer: stage.layers()[0].clone(),
                 quantized: quantized.clone(),
-                codes: current.clone(),
+                codes: on_codes.then(|| current.clone()),
             },
+            Role::Other => {
+                let error = Error::Unsupported {
+                    what: "quantization-aware training of sums, concatenations and embeddings",
+                };
+                return Err(error.in_layer(stage.name()));
+            }
             Role::Float(reason) => {
                 current = options.activation()?;
+                on_codes = reads_codes(&prepared, index + 1, false);
                 Part::Float {
                     layer: stage.layers()[0].clone(),
                     reason: reason.to_owned(),
                     output: current.clone(),
-                    rounds: reads_codes(&prepared, index + 1),
+                    rounds: on_codes,
                 }
             }
         };
         parts.push((stage.name().to_owned(), part));
     }
-    let model = QatModel { input, parts };
+    let model = QatModel {
+        input,
+        reads_input,
+        parts,
+    };
     model.set_training(true);
     Ok(model)
 }
 
-/// Whether there is a stage of this index, and it takes codes.
-fn reads_codes(prepared: &Prepared, index: usize) -> bool {
-    let stage = prepared.stages().get(index);
-    stage.is_some_and(|stage| !matches!(stage.role(), Role::Float(_)))
+/// Whether what enters the stage of this index is read as codes, by it or, through stages that take either, by one behind;
+/// `otherwise` if all stages from there on take either.
+fn reads_codes(prepared: &Prepared, index: usize, otherwise: bool) -> bool {
+    let behind = prepared.stages().get(index..).unwrap_or_default();
+    crate::stage::demands_codes(behind, otherwise)
 }
 
 /// What a weighted stage is made of.
@@ -307,7 +326,7 @@ impl Part {
             Self::Same {
                 layer,
                 quantized: QLayer::AvgPool2d(_),
-                codes,
+                codes: Some(codes),
             } => self
                 .averaged(&**layer, codes, x)
                 .map_err(Error::into_framework),
@@ -407,13 +426,14 @@ impl QatModel {
                     layer,
                     reason,
                     output,
-                    ..
+                    rounds,
                 } => {
                     layer.set_training(false);
+                    let qparams = output.qparams().map_err(|error| error.in_tensor(name))?;
                     QLayer::Float(FloatLayer {
                         layer: layer.clone(),
                         reason: reason.clone(),
-                        output: output.qparams().map_err(|error| error.in_tensor(name))?,
+                        output: rounds.then_some(qparams),
                     })
                 }
             };
@@ -426,12 +446,12 @@ impl QatModel {
 
 impl Layer for QatModel {
     fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        // A layer in `f32` at the start is given what comes, as in the integer model.
-        let x = if let Some((_, Part::Float { .. })) | None = self.parts.first() {
+        // What no layer reads as codes stays as it comes, as in the integer model.
+        let x = if self.reads_input {
+            self.input.forward(x)?
+        } else {
             self.input.observe(x).map_err(Error::into_framework)?;
             x.clone()
-        } else {
-            self.input.forward(x)?
         };
         self.parts
             .iter()

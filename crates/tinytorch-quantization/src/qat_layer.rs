@@ -31,6 +31,7 @@ use ndarray::{ArrayD, Axis, IxDyn};
 use crate::conv::QConv2d;
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
+use crate::folded::Operation;
 use crate::framework::nn::{BatchNorm2d, Layer};
 use crate::framework::{self, Tensor, is_recording};
 use crate::layer::smallest_scale;
@@ -45,7 +46,6 @@ use crate::qmodel::QModel;
 use crate::qparams::symmetric_scale;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, Granularity, QParams, Scheme, Symmetry};
-use crate::stage::Operation;
 
 /// A linear layer or a convolution with fake-quantized weights and outputs.
 ///

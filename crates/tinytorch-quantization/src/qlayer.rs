@@ -5,14 +5,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::composite::{QBranches, QResidual, Takes};
 use crate::conv::QConv2d;
+use crate::definition;
+use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
 use crate::framework::nn::Layer;
 use crate::framework::{Pool2dOptions, Tensor, no_grad};
 use crate::linear::QLinear;
 use crate::pool::{ImageSize, avg_pool, max_pool, pooled_size};
 use crate::qtensor::{Parameters, QTensor};
-use crate::scheme::{CodeRange, QParams};
+use crate::scheme::QParams;
 
 /// One layer of a quantized model.
 #[derive(Clone, Debug)]
@@ -31,7 +34,16 @@ pub enum QLayer {
     Flatten,
     /// A layer that stays in `f32`.
     Float(FloatLayer),
+    /// Two ways that are added.
+    Residual(Box<QResidual>),
+    /// Several ways that are joined.
+    Concat(Box<QBranches>),
+    /// A table of codes.
+    Embedding(QEmbedding),
 }
+
+/// What stands for the meaning of codes where there are none: real values that no layer reads as codes.
+pub(crate) const NO_CODES: QParams = QParams::symmetric(1.0);
 
 /// A layer that was not quantized, and why.
 #[derive(Clone)]
@@ -40,8 +52,8 @@ pub struct FloatLayer {
     pub layer: Arc<dyn Layer>,
     /// Why it stays as it is.
     pub reason: String,
-    /// How to write its output for the layers behind it.
-    pub output: QParams,
+    /// How to write its output for an integer layer behind it; `None` if none is, and it stays real.
+    pub output: Option<QParams>,
 }
 
 impl fmt::Debug for FloatLayer {
@@ -62,14 +74,38 @@ impl FloatLayer {
 }
 
 impl QLayer {
-    /// What the layer's codes mean if those of its input mean `input`.
+    /// What the layer's codes mean if those of its input mean `input`. Scale 1 and zero point 0 stand for real values that
+    /// no layer reads as codes.
     #[must_use]
     pub fn output(&self, input: QParams) -> QParams {
+        let own = match self {
+            Self::Linear(layer) => Some(layer.output()),
+            Self::Conv2d(layer) => Some(layer.output()),
+            Self::Embedding(layer) => Some(layer.output()),
+            Self::Float(_) | Self::Residual(_) | Self::Concat(_) => self.real_output(),
+            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => Some(input),
+        };
+        own.unwrap_or(NO_CODES)
+    }
+
+    /// The codes that a layer which may give real values writes them with.
+    pub(crate) fn real_output(&self) -> Option<QParams> {
         match self {
-            Self::Linear(layer) => layer.output(),
-            Self::Conv2d(layer) => layer.output(),
             Self::Float(layer) => layer.output,
-            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => input,
+            Self::Residual(layer) => layer.sum.output(),
+            Self::Concat(layer) => layer.join.output(),
+            _ => None,
+        }
+    }
+
+    /// What it must be given.
+    pub(crate) fn takes(&self) -> Takes {
+        match self {
+            Self::Linear(_) | Self::Conv2d(_) => Takes::Codes,
+            Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => Takes::Either,
+            Self::Float(_) | Self::Embedding(_) => Takes::Real,
+            Self::Residual(layer) => layer.takes(),
+            Self::Concat(layer) => layer.takes(),
         }
     }
 
@@ -84,6 +120,9 @@ impl QLayer {
             Self::Relu => "relu",
             Self::Flatten => "flatten",
             Self::Float(layer) => layer.layer.kind(),
+            Self::Residual(_) => "residual",
+            Self::Concat(_) => "concat",
+            Self::Embedding(_) => "embedding",
         }
     }
 
@@ -94,16 +133,31 @@ impl QLayer {
             Self::Linear(layer) => layer.memory_bytes(),
             Self::Conv2d(layer) => layer.memory_bytes(),
             Self::Float(layer) => f32_bytes(&*layer.layer),
+            Self::Residual(layer) => layer.memory_bytes(),
+            Self::Concat(layer) => layer.memory_bytes(),
+            Self::Embedding(layer) => layer.memory_bytes(),
             Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => 0,
         }
     }
 
-    /// Computes the layer by its definition.
+    /// Computes the layer by its definition. A layer in `f32` is given what the codes mean, and its result is written as codes.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::OtherQParams`], [`Error::NotFinite`] from a layer in `f32`.
+    /// [`Error::ShapeMismatch`], [`Error::OtherQParams`], [`Error::NotFinite`] from a layer in `f32`; [`Error::NoCodes`] if it
+    /// gives real values and nobody chose codes for them.
     pub fn forward_definition(&self, x: &QTensor) -> Result<QTensor> {
+        let layer = [(self.kind().to_owned(), self.clone())];
+        definition::run(&layer, definition::Exact::Codes(x.clone()), "input")
+            .and_then(|y| y.into_codes(self.kind()))
+            .map_err(|error| match error {
+                Error::Layer { error, .. } => *error,
+                error => error,
+            })
+    }
+
+    /// The definition of a layer that works on codes.
+    pub(crate) fn on_codes(&self, x: &QTensor) -> Result<QTensor> {
         match self {
             Self::Linear(layer) => {
                 // Like the layer it came from: any axes in front of the last.
@@ -135,11 +189,26 @@ impl QLayer {
                 let shape = flattened(x.shape())?;
                 x.clone().reshape(&shape)
             }
-            Self::Float(float) => {
-                let y = float.forward(&Tensor::from_array(x.dequantize()))?;
-                QTensor::quantize_with(y.array().view(), float.output, CodeRange::INT8)
-            }
+            _ => Err(Error::Unsupported {
+                what: "codes for a layer that takes real values",
+            }),
         }
+    }
+
+    /// The definition of a layer that works on real values.
+    pub(crate) fn on_real(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::MaxPool2d(options) => x.max_pool2d(*options)?,
+            Self::AvgPool2d(options) => x.avg_pool2d(*options)?,
+            Self::Relu => x.relu(),
+            Self::Flatten => x.flatten_from(1)?,
+            Self::Float(float) => float.forward(x)?,
+            _ => {
+                return Err(Error::Unsupported {
+                    what: "real values for a layer that takes codes",
+                });
+            }
+        })
     }
 }
 

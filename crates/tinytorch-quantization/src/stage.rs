@@ -1,25 +1,23 @@
 //! One place of a prepared model: what computes it, what watches it, and what it will become.
 //!
-//! In: a layer of a trained model, or several that will become one. Out: ranges, and a [`QLayer`]. Between preparing and
-//! converting, a stage may be given other weights ([`Stage::set_folded`]) or codes of its own ([`Stage::set_weight_codes`]): that
-//! is how a repair is put in.
+//! In: a layer of a trained model, or several that will become one; for a sum or a concatenation also the stages of its ways.
+//! Out: ranges, and a [`QLayer`].
 
 use std::fmt;
-use std::sync::Arc;
-
-use ndarray::ArrayD;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::calibration::SketchObserver;
+use crate::composite::{Chain, Join, QBranches, QResidual, Takes};
 use crate::conv::QConv2d;
+use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
-use crate::finite::{check_finite, check_finite_channels};
-use crate::fold::fold_batch_norm;
-use crate::framework::nn::{BatchNorm2d, Conv2d, Layer, Linear, Relu};
-use crate::framework::{Conv2dOptions, Tensor, no_grad};
-use crate::layer::check_weight;
+use crate::folded::{Folded, Operation};
+use crate::framework::nn::{Embedding, Layer};
+use crate::framework::{Tensor, no_grad};
+use crate::join::{QAdd, QConcat, check_shapes};
 use crate::linear::{QLinear, quantize_bias};
 use crate::observer::Observer;
-use crate::qlayer::{FloatLayer, QLayer};
+use crate::qlayer::{FloatLayer, NO_CODES, QLayer};
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams, Scheme, ValueRange};
@@ -33,6 +31,12 @@ pub(crate) enum Plan {
     Same(Box<QLayer>),
     /// A layer that stays in `f32`, and why.
     Float(String),
+    /// A table of codes.
+    Embedding,
+    /// The sum of two ways, perhaps with a ReLU behind it; with a reason, a sum of real values.
+    Residual { relu: bool, real: Option<String> },
+    /// Ways that are joined; with a reason, as real values.
+    Concat { real: Option<String> },
 }
 
 /// What a stage will become, for those who make something else of it.
@@ -40,44 +44,35 @@ pub(crate) enum Role<'a> {
     Weighted,
     Same(&'a QLayer),
     Float(&'a str),
+    /// A sum, a concatenation, an embedding.
+    Other,
 }
 
-/// What a layer with weights computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// `y = x · weightᵀ + bias`
-    Linear,
-    /// A convolution.
-    Conv2d(Conv2dOptions),
-}
-
-/// A layer with weights, with the batch norm behind it folded in: what will be quantized.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Folded {
-    /// `[out, in]`, or `[out, in / groups, kernel height, kernel width]`.
-    pub weight: ArrayD<f32>,
-    /// `[out]`; zeros if the layer has none.
-    pub bias: Vec<f32>,
-    /// Which product it is.
-    pub operation: Operation,
-    /// Whether a ReLU follows and joins the layer.
-    pub relu: bool,
-    /// How the weights will be written.
-    pub scheme: Scheme,
-}
-
-/// One place of the model with its observer: a single layer, or several that will become one.
+/// One place of the model with its observer: a single layer, several that will become one, or one that holds others.
 pub struct Stage {
     name: String,
     /// What computes it in `f32`, one after the other.
-    layers: Vec<Arc<dyn Layer>>,
-    plan: Plan,
-    weights: Scheme,
+    pub(crate) layers: Vec<Arc<dyn Layer>>,
+    pub(crate) plan: Plan,
+    /// The ways of a sum (body, shortcut) or of a concatenation.
+    branches: Vec<Vec<Stage>>,
+    pub(crate) weights: Scheme,
     observer: SketchObserver,
     /// Codes to use for the weight instead of the nearest ones.
-    codes: Option<QTensor>,
+    pub(crate) codes: Option<QTensor>,
     /// The bias of the integer layer, where it is not the real one.
-    corrected_bias: Option<Vec<f32>>,
+    pub(crate) corrected_bias: Option<Vec<f32>>,
+    /// Whether a layer behind it reads its output as codes.
+    written: bool,
+    /// What the stages inside gave in the last forward pass, until it is observed.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// A forward pass through the stages inside of one.
+struct Seen {
+    output: Tensor,
+    /// What each stage gave, way by way.
+    inside: Vec<Vec<Tensor>>,
 }
 
 impl fmt::Debug for Stage {
@@ -86,6 +81,7 @@ impl fmt::Debug for Stage {
             .field("name", &self.name)
             .field("layers", &self.kinds())
             .field("plan", &self.plan)
+            .field("branches", &self.branches)
             .field("observer", &self.observer)
             .finish_non_exhaustive()
     }
@@ -103,11 +99,20 @@ impl Stage {
             name,
             layers,
             plan,
+            branches: Vec::new(),
             weights,
             observer,
             codes: None,
             corrected_bias: None,
+            written: true,
+            seen: Mutex::new(None),
         }
+    }
+
+    /// Gives it the stages of its ways.
+    pub(crate) fn with_branches(mut self, branches: Vec<Vec<Self>>) -> Self {
+        self.branches = branches;
+        self
     }
 
     /// The dotted name of its (first) layer.
@@ -122,22 +127,94 @@ impl Stage {
         self.layers.iter().map(|layer| layer.kind()).collect()
     }
 
-    /// Computes its output in `f32`, without recording.
+    /// The stages of its ways: body and shortcut of a residual layer (no stage is the identity), the branches of a
+    /// concatenation; nothing for all others.
+    #[must_use]
+    pub fn branches(&self) -> &[Vec<Self>] {
+        &self.branches
+    }
+
+    /// The stages of its ways, to be changed.
+    pub fn branches_mut(&mut self) -> &mut [Vec<Self>] {
+        &mut self.branches
+    }
+
+    /// Computes its output in `f32`, without recording. What the stages inside of it give is remembered until
+    /// [`Stage::observe`].
     ///
     /// # Errors
     ///
     /// Those of the layers.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let run = |x: Tensor, layer: &Arc<dyn Layer>| layer.forward(&x);
-        Ok(no_grad(|| self.layers.iter().try_fold(x.clone(), run))?)
+        if self.branches.is_empty() {
+            return self.compute(x);
+        }
+        let (output, inside) = no_grad(|| self.join(x, &|stage, x| stage.forward(x)))?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen {
+            output: output.clone(),
+            inside,
+        });
+        Ok(output)
     }
 
-    /// Shows its observer an output.
+    /// As [`Stage::forward`], and nothing is remembered.
+    pub(crate) fn compute(&self, x: &Tensor) -> Result<Tensor> {
+        if self.branches.is_empty() {
+            let run = |x: Tensor, layer: &Arc<dyn Layer>| layer.forward(&x);
+            return Ok(no_grad(|| self.layers.iter().try_fold(x.clone(), run))?);
+        }
+        Ok(no_grad(|| self.join(x, &|stage, x| stage.compute(x)))?.0)
+    }
+
+    /// Runs the stages inside with `run`: the output, and what each stage gave.
+    fn join(
+        &self,
+        x: &Tensor,
+        run: &dyn Fn(&Self, &Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, Vec<Vec<Tensor>>)> {
+        let (mut ends, mut inside) = (Vec::new(), Vec::new());
+        for branch in &self.branches {
+            let mut outputs = Vec::with_capacity(branch.len());
+            let mut x = x.clone();
+            for stage in branch {
+                x = run(stage, &x)?;
+                outputs.push(x.clone());
+            }
+            ends.push(x);
+            inside.push(outputs);
+        }
+        let output = match (&self.plan, ends.as_slice()) {
+            (Plan::Residual { relu, .. }, [left, right]) => {
+                check_shapes(left.shape(), right.shape())
+                    .map_err(|error| error.in_layer(&self.name))?;
+                let sum = left.try_add(right)?;
+                if *relu { sum.relu() } else { sum }
+            }
+            (_, ends) => Tensor::concat(&ends.iter().collect::<Vec<_>>(), 1)?,
+        };
+        Ok((output, inside))
+    }
+
+    /// Shows its observer an output, and the observers inside what led to it.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] that names the stage.
+    /// [`Error::NotFinite`] that names the stage; [`Error::NotItsOutput`] if there are stages inside and `output` is not what
+    /// the last [`Stage::forward`] gave: then nobody knows what they gave.
     pub fn observe(&mut self, output: &Tensor) -> Result<()> {
+        if !self.branches.is_empty() {
+            let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let Some(seen) = seen.take().filter(|seen| seen.output.is_same(output)) else {
+                return Err(Error::NotItsOutput {
+                    stage: self.name.clone(),
+                });
+            };
+            for (branch, outputs) in self.branches.iter_mut().zip(seen.inside) {
+                for (stage, output) in branch.iter_mut().zip(outputs) {
+                    stage.observe(&output)?;
+                }
+            }
+        }
         observe(&mut self.observer, output, &self.name)
     }
 
@@ -152,18 +229,29 @@ impl Stage {
             .map_err(|error| error.in_tensor(&self.name))
     }
 
-    /// What the codes of its output shall mean if those of its input mean `input`: the same for pooling and the like,
-    /// and what fits the observed range for all others.
+    /// What the codes of its output shall mean if those of its input mean `input`: the same for pooling and the like, what
+    /// fits its table for an embedding, and what fits the observed range for all others. Scale 1 and zero point 0 stand for
+    /// real values that no layer reads as codes.
     ///
     /// # Errors
     ///
     /// [`Error::NothingObserved`] that names the stage, [`Error::BadRange`].
     pub fn output_qparams(&self, input: QParams) -> Result<QParams> {
-        match self.plan {
+        match &self.plan {
             Plan::Same(_) => Ok(input),
-            Plan::Weighted { .. } | Plan::Float(_) => {
-                choose_qparams(self.range()?, CodeRange::INT8)
+            Plan::Embedding => {
+                let table = self.embedding()?.weight().array();
+                QEmbedding::qparams(table.view())
+                    .map_err(|error| error.in_tensor(&format!("{}.weight", self.name)))
             }
+            Plan::Float(_)
+            | Plan::Residual { real: Some(_), .. }
+            | Plan::Concat { real: Some(_) }
+                if !self.written =>
+            {
+                Ok(NO_CODES)
+            }
+            _ => choose_qparams(self.range()?, CodeRange::INT8),
         }
     }
 
@@ -172,16 +260,73 @@ impl Stage {
     /// # Errors
     ///
     /// [`Error::NotFinite`] that names weight or bias, with channel and index; those of [`QLinear::from_parts`] and
-    /// [`QConv2d::from_parts`].
+    /// [`QConv2d::from_parts`]; [`Error::BadRescale`] that names the place where two ways meet.
     pub fn quantize(&self, input: QParams, output: QParams) -> Result<QLayer> {
+        let real = |reason: &Option<String>| {
+            let reason = reason.clone()?;
+            let output = self.written.then_some(output);
+            Some((reason, output))
+        };
         match &self.plan {
-            Plan::Weighted { .. } => {}
-            Plan::Same(layer) => return Ok(QLayer::clone(layer)),
-            Plan::Float(reason) => return Ok(QLayer::Float(self.in_float(reason, output))),
+            Plan::Weighted { .. } => self.weighted(input, output),
+            Plan::Same(layer) => Ok(QLayer::clone(layer)),
+            Plan::Float(reason) => Ok(QLayer::Float(FloatLayer {
+                layer: self.layers[0].clone(),
+                reason: reason.clone(),
+                output: self.written.then_some(output),
+            })),
+            Plan::Embedding => {
+                let table = self.embedding()?.weight().array();
+                QEmbedding::quantize(table.view(), output)
+                    .map(QLayer::Embedding)
+                    .map_err(|error| error.in_tensor(&format!("{}.weight", self.name)))
+            }
+            Plan::Residual { relu, real: reason } => {
+                let mut ends = Vec::new();
+                let mut ways = Vec::new();
+                for branch in &self.branches {
+                    let (way, end) = way(branch, input, None)?;
+                    ways.push(way);
+                    ends.push(end);
+                }
+                let (Some(shortcut), Some(body)) = (ways.pop(), ways.pop()) else {
+                    unreachable!("a residual layer is prepared with two ways");
+                };
+                let sum = match real(reason) {
+                    Some((reason, output)) => Join::Real { reason, output },
+                    None => QAdd::new(ends[0], ends[1], output, *relu)
+                        .map(Join::Codes)
+                        .map_err(|error| error.in_layer(&self.name))?,
+                };
+                Ok(QLayer::Residual(Box::new(QResidual {
+                    body,
+                    shortcut,
+                    sum,
+                })))
+            }
+            Plan::Concat { real: reason } => {
+                let real = real(reason);
+                let shared = real.is_none().then_some(output);
+                let ways = self
+                    .branches
+                    .iter()
+                    .map(|way_in| way(way_in, input, shared));
+                let (branches, ends): (Vec<_>, Vec<_>) =
+                    ways.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+                let join = match real {
+                    Some((reason, output)) => Join::Real { reason, output },
+                    None => QConcat::new(ends, output)
+                        .map(Join::Codes)
+                        .map_err(|error| error.in_layer(&self.name))?,
+                };
+                Ok(QLayer::Concat(Box::new(QBranches { branches, join })))
+            }
         }
+    }
+
+    fn weighted(&self, input: QParams, output: QParams) -> Result<QLayer> {
         let Some(mut folded) = self.folded()? else {
-            let reason = format!("no integer {}", self.layers[0].kind());
-            return Ok(QLayer::Float(self.in_float(&reason, output)));
+            unreachable!("only layers with weights are planned as such");
         };
         if let Some(bias) = &self.corrected_bias {
             folded.bias.clone_from(bias);
@@ -216,192 +361,72 @@ impl Stage {
         }
     }
 
-    /// The weight and the bias that will be quantized, with the batch norm folded in; `None` for a layer without weights, and
-    /// for one that stays in `f32`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it.
-    pub fn folded(&self) -> Result<Option<Folded>> {
-        let Plan::Weighted { relu } = self.plan else {
-            return Ok(None);
-        };
-        let first = self.layers[0].as_any();
-        let (mut weight, mut bias, operation) = if let Some(layer) = first.downcast_ref::<Linear>()
-        {
-            let bias = bias_of(layer.bias(), layer.out_features());
-            (layer.weight().array().into_owned(), bias, Operation::Linear)
-        } else if let Some(layer) = first.downcast_ref::<Conv2d>() {
-            let weight = layer.weight().array().into_owned();
-            let bias = bias_of(layer.bias(), weight.shape()[0]);
-            (weight, bias, Operation::Conv2d(layer.options()))
-        } else {
-            return Ok(None);
-        };
-        let norms = self.layers.iter();
-        for norm in norms.filter_map(|layer| layer.as_any().downcast_ref::<BatchNorm2d>()) {
-            (weight, bias) = fold_batch_norm(weight.view(), &bias, norm)?;
+    fn embedding(&self) -> Result<&Embedding> {
+        let layer = self.layers[0].as_any().downcast_ref();
+        layer.ok_or(Error::Unsupported {
+            what: "an embedding that is none",
+        })
+    }
+
+    /// What the layer it becomes must be given.
+    pub(crate) fn takes(&self) -> Takes {
+        match &self.plan {
+            Plan::Weighted { .. } => Takes::Codes,
+            Plan::Same(_) => Takes::Either,
+            Plan::Float(_) | Plan::Embedding => Takes::Real,
+            Plan::Residual { real, .. } | Plan::Concat { real } => {
+                let joins_codes = real.is_none();
+                let demands = |way: &Vec<Self>| demands_codes(way, joins_codes);
+                if self.branches.iter().any(demands) {
+                    Takes::Codes
+                } else {
+                    Takes::Real
+                }
+            }
         }
-        Ok(Some(Folded {
-            weight,
-            bias,
-            operation,
-            relu,
-            scheme: self.weights,
-        }))
     }
 
-    /// Replaces weight and bias (and with them the batch norm) by others of the same shapes. From now on
-    /// [`Stage::forward`] computes with them; learned codes and a corrected bias are forgotten. The original model is
-    /// not touched.
-    ///
-    /// What the observers saw before stays: if the outputs change by more than a little,
-    /// [`Prepared::forget_observations`](crate::Prepared::forget_observations) and calibrate again.
-    ///
-    /// | argument | shape |
-    /// |---|---|
-    /// | `weight` | that of [`Stage::folded`] |
-    /// | `bias` | `[out]` |
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] if the stage has no weights, [`Error::ShapeMismatch`], [`Error::NotFinite`] that names weight or
-    /// bias; then nothing has changed.
-    pub fn set_folded(&mut self, weight: ArrayD<f32>, bias: Vec<f32>) -> Result<()> {
-        let folded = self.folded_or_error()?;
-        self.check_replacement(&folded, weight.shape(), bias.len())?;
-        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
-        check_finite_channels(&weight.view(), 0).map_err(named)?;
-        self.check_bias(&bias)?;
-        self.replace(folded, weight, bias)?;
-        self.forget_repair();
-        Ok(())
-    }
-
-    /// Replaces the bias alone, `[out]`. Codes of the weight stay, and so does a corrected bias.
-    ///
-    /// # Errors
-    ///
-    /// As [`Stage::set_folded`].
-    pub fn set_bias(&mut self, bias: Vec<f32>) -> Result<()> {
-        let mut folded = self.folded_or_error()?;
-        self.check_replacement(&folded, folded.weight.shape(), bias.len())?;
-        self.check_bias(&bias)?;
-        let weight = std::mem::take(&mut folded.weight);
-        self.replace(folded, weight, bias)
-    }
-
-    /// Writes the weight with these codes instead of the nearest ones: what learned rounding gives. They replace the weight of
-    /// the integer layer alone; [`Stage::forward`] still computes with the real one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] if the stage has no weights, or if the codes are not symmetric, one scale for all or one for each
-    /// output; [`Error::ShapeMismatch`] if they have not the shape of the weight; [`Error::BadCodeRange`] if they do not fit an
-    /// `i8`.
-    pub fn set_weight_codes(&mut self, codes: QTensor) -> Result<()> {
-        let folded = self.folded_or_error()?;
-        self.check_replacement(&folded, codes.shape(), folded.bias.len())?;
-        check_weight(&codes)?;
-        self.codes = Some(codes);
-        Ok(())
-    }
-
-    /// Gives the integer layer another bias, `[out]`, than the real layer has: what bias correction gives.
-    /// [`Stage::forward`] still computes with the real one. `None` takes it back.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] if the stage has no weights, [`Error::ShapeMismatch`], [`Error::NotFinite`].
-    pub fn set_corrected_bias(&mut self, bias: Option<Vec<f32>>) -> Result<()> {
-        if let Some(bias) = &bias {
-            let folded = self.folded_or_error()?;
-            self.check_replacement(&folded, folded.weight.shape(), bias.len())?;
-            self.check_bias(bias)?;
+    /// Whether the layer it becomes gives real values.
+    pub(crate) fn gives_real(&self) -> bool {
+        match &self.plan {
+            Plan::Float(_) => true,
+            Plan::Residual { real, .. } | Plan::Concat { real } => real.is_some(),
+            Plan::Weighted { .. } | Plan::Same(_) | Plan::Embedding => false,
         }
-        self.corrected_bias = bias;
-        Ok(())
     }
 
-    /// The bias that [`Stage::set_corrected_bias`] gave, if it did.
-    #[must_use]
-    pub fn corrected_bias(&self) -> Option<&[f32]> {
-        self.corrected_bias.as_deref()
+    /// Whether it can write its output with any parameters, and not only with those of its input.
+    fn chooses_output(&self) -> bool {
+        !matches!(self.plan, Plan::Same(_))
     }
 
-    /// Takes learned codes and a corrected bias back: the stage will be written by plain rounding.
-    pub fn forget_repair(&mut self) {
-        self.codes = None;
-        self.corrected_bias = None;
-    }
-
-    /// The codes that [`Stage::set_weight_codes`] gave, if it did.
-    #[must_use]
-    pub fn weight_codes(&self) -> Option<&QTensor> {
-        self.codes.as_ref()
-    }
-
-    fn folded_or_error(&self) -> Result<Folded> {
-        let unsupported = Error::Unsupported {
-            what: "other weights for a layer that has none to quantize",
-        };
-        self.folded()?
-            .ok_or_else(|| unsupported.in_layer(&self.name))
-    }
-
-    fn check_replacement(&self, folded: &Folded, weight: &[usize], bias: usize) -> Result<()> {
-        if weight == folded.weight.shape() && bias == folded.bias.len() {
-            return Ok(());
+    /// Whether saturating before it is the same as saturating behind it, so that its input may be written with the
+    /// parameters of its output.
+    fn is_monotone(&self) -> bool {
+        match &self.plan {
+            Plan::Same(layer) => !matches!(**layer, QLayer::AvgPool2d(_)),
+            _ => false,
         }
-        let error = Error::ShapeMismatch {
-            operation: "replacing weights",
-            expected: format!(
-                "a weight {:?} and {} biases",
-                folded.weight.shape(),
-                folded.bias.len()
-            ),
-            got: if weight == folded.weight.shape() {
-                vec![bias]
-            } else {
-                weight.to_vec()
-            },
-        };
-        Err(error.in_layer(&self.name))
     }
 
-    fn replace(&mut self, folded: Folded, weight: ArrayD<f32>, bias: Vec<f32>) -> Result<()> {
-        let outputs = bias.len();
-        let (weight, bias) = (
-            Tensor::from_array(weight),
-            Some(Tensor::new(bias, &[outputs])?),
-        );
-        let layer: Arc<dyn Layer> = match folded.operation {
-            Operation::Linear => Arc::new(Linear::from_parts(weight, bias)?),
-            Operation::Conv2d(options) => Arc::new(Conv2d::from_parts(weight, bias, options)?),
-        };
-        self.layers = vec![layer];
-        if folded.relu {
-            self.layers.push(Arc::new(Relu));
+    /// Gives it and all inside observers that saw nothing.
+    pub(crate) fn watch(&mut self, new: &dyn Fn() -> Result<SketchObserver>) -> Result<()> {
+        self.observer = new()?;
+        self.seen = Mutex::new(None);
+        for stage in self.branches.iter_mut().flatten() {
+            stage.watch(new)?;
         }
         Ok(())
-    }
-
-    /// Gives it an observer that saw nothing.
-    pub(crate) fn watch(&mut self, observer: SketchObserver) {
-        self.observer = observer;
     }
 
     pub(crate) fn observer(&self) -> &SketchObserver {
         &self.observer
     }
 
-    pub(crate) fn observer_mut(&mut self) -> &mut SketchObserver {
-        &mut self.observer
-    }
-
     /// Whether the codes of its output get parameters of their own, from what was observed.
     pub(crate) fn has_own_range(&self) -> bool {
-        !matches!(self.plan, Plan::Same(_))
+        let from_elsewhere = matches!(self.plan, Plan::Same(_) | Plan::Embedding);
+        !from_elsewhere && (self.written || !self.gives_real())
     }
 
     pub(crate) fn role(&self) -> Role<'_> {
@@ -409,29 +434,102 @@ impl Stage {
             Plan::Weighted { .. } => Role::Weighted,
             Plan::Same(layer) => Role::Same(layer),
             Plan::Float(reason) => Role::Float(reason),
+            Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => Role::Other,
         }
     }
 
     pub(crate) fn layers(&self) -> &[Arc<dyn Layer>] {
         &self.layers
     }
+}
 
-    fn check_bias(&self, bias: &[f32]) -> Result<()> {
-        check_finite(bias).map_err(|error| error.in_tensor(&format!("{}.bias", self.name)))
+/// The layers of a way and what the codes at its end mean. If all ways shall end alike (`shared`), the last layer that chooses
+/// its output takes that, as long as only layers follow that keep the meaning of codes and their order.
+fn way(stages: &[Stage], input: QParams, shared: Option<QParams>) -> Result<(Chain, QParams)> {
+    let last = stages.iter().rposition(|stage| !stage.is_monotone());
+    let shared = last
+        .filter(|&index| stages[index].chooses_output())
+        .zip(shared);
+    let mut current = input;
+    let mut layers = Vec::with_capacity(stages.len());
+    for (index, stage) in stages.iter().enumerate() {
+        let output = match shared {
+            Some((chooses, output)) if chooses == index => output,
+            _ => stage.output_qparams(current)?,
+        };
+        layers.push((stage.name.clone(), stage.quantize(current, output)?));
+        current = output;
     }
+    Ok((layers, current))
+}
 
-    fn in_float(&self, reason: &str, output: QParams) -> FloatLayer {
-        FloatLayer {
-            layer: self.layers[0].clone(),
-            reason: reason.to_owned(),
-            output,
+/// Whether what enters these stages is read as codes, if what leaves them is (`after`).
+pub(crate) fn demands_codes(stages: &[Stage], after: bool) -> bool {
+    for stage in stages {
+        match stage.takes() {
+            Takes::Codes => return true,
+            Takes::Real => return false,
+            Takes::Either => {}
         }
+    }
+    after
+}
+
+/// Notes for each stage whether its output is read as codes, if that of the last is (`after`).
+pub(crate) fn note_readers(stages: &mut [Stage], after: bool) {
+    let mut read = after;
+    for stage in stages.iter_mut().rev() {
+        stage.written = read;
+        let joins_codes = !stage.gives_real();
+        for branch in &mut stage.branches {
+            note_readers(branch, joins_codes);
+        }
+        read = match stage.takes() {
+            Takes::Codes => true,
+            Takes::Real => false,
+            Takes::Either => read,
+        };
     }
 }
 
-/// The bias, or zeros.
-pub(crate) fn bias_of(bias: Option<&Tensor>, outputs: usize) -> Vec<f32> {
-    bias.map_or_else(|| vec![0.0; outputs], Tensor::to_vec)
+/// The stages and those inside of them, in order of computation.
+pub(crate) fn all(stages: &[Stage]) -> Vec<&Stage> {
+    let mut found = Vec::new();
+    for stage in stages {
+        for branch in &stage.branches {
+            found.extend(all(branch));
+        }
+        found.push(stage);
+    }
+    found
+}
+
+/// The observers of the stages and of those inside of them, by name, in order of computation.
+pub(crate) fn observers_mut<'a>(
+    stages: &'a mut [Stage],
+    found: &mut Vec<(String, &'a mut SketchObserver)>,
+) {
+    for stage in stages {
+        for branch in &mut stage.branches {
+            observers_mut(branch, found);
+        }
+        found.push((stage.name.clone(), &mut stage.observer));
+    }
+}
+
+/// The stage of this name, also inside of others.
+pub(crate) fn find<'a>(stages: &'a mut [Stage], name: &str) -> Option<&'a mut Stage> {
+    for stage in stages {
+        if stage.name == name {
+            return Some(stage);
+        }
+        for branch in &mut stage.branches {
+            if let Some(found) = find(branch, name) {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
 /// Shows an observer the values of a tensor that has a name.

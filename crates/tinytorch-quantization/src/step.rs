@@ -3,14 +3,18 @@
 //! Packing takes the codes of a layer over: they are held once, in the order in which the kernel reads them, and
 //! [`PackedLinear::unpack`] and [`PackedConv2d::unpack`] give the definition back.
 
+use crate::composite::{Join, QBranches, QResidual};
 use crate::conv::QConv2d;
+use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
 use crate::framework::{Conv2dOptions, Pool2dOptions};
+use crate::graph::{Node, bytes, layers};
+use crate::join::{QAdd, QConcat};
 use crate::kernels::gemm_i8::chosen;
 use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize};
 use crate::linear::QLinear;
 use crate::pool::ImageSize;
-use crate::qlayer::FloatLayer;
+use crate::qlayer::{FloatLayer, QLayer};
 use crate::qtensor::{Parameters, QTensor};
 use crate::requantize::multipliers;
 use crate::scheme::{CodeRange, QParams};
@@ -28,15 +32,90 @@ pub(crate) enum Step {
         keep: bool,
     },
     Float(FloatLayer),
+    Embedding(QEmbedding),
+    Residual(Box<ResidualStep>),
+    Concat(Box<BranchesStep>),
+}
+
+/// A [`QResidual`] whose layers are ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct ResidualStep {
+    pub body: Vec<Node>,
+    pub shortcut: Vec<Node>,
+    pub sum: Join<QAdd>,
+}
+
+/// A [`QBranches`] whose layers are ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct BranchesStep {
+    pub branches: Vec<Vec<Node>>,
+    pub join: Join<QConcat>,
 }
 
 impl Step {
+    /// Why it stays in `f32`, if it does.
+    pub fn in_float(&self) -> Option<&str> {
+        match self {
+            Self::Float(float) => Some(&float.reason),
+            Self::Residual(step) => step.sum.reason(),
+            Self::Concat(step) => step.join.reason(),
+            _ => None,
+        }
+    }
+
+    /// The layers inside, way by way.
+    pub fn chains(&self) -> Vec<&[Node]> {
+        match self {
+            Self::Residual(step) => vec![&step.body, &step.shortcut],
+            Self::Concat(step) => step.branches.iter().map(Vec::as_slice).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The layer by its definition.
+    ///
+    /// # Errors
+    ///
+    /// None for a step that was made.
+    pub fn unpack(&self) -> Result<QLayer> {
+        Ok(match self {
+            Self::Linear(layer) => QLayer::Linear(layer.unpack()?),
+            Self::Conv2d(layer) => QLayer::Conv2d(layer.unpack()?),
+            Self::MaxPool2d(options) => QLayer::MaxPool2d(*options),
+            Self::AvgPool2d(options) => QLayer::AvgPool2d(*options),
+            Self::Relu => QLayer::Relu,
+            Self::Flatten { .. } => QLayer::Flatten,
+            Self::Float(layer) => QLayer::Float(layer.clone()),
+            Self::Embedding(layer) => QLayer::Embedding(layer.clone()),
+            Self::Residual(step) => QLayer::Residual(Box::new(QResidual {
+                body: layers(&step.body)?,
+                shortcut: layers(&step.shortcut)?,
+                sum: step.sum.clone(),
+            })),
+            Self::Concat(step) => {
+                let branches = step.branches.iter().map(|branch| layers(branch));
+                QLayer::Concat(Box::new(QBranches {
+                    branches: branches.collect::<Result<_>>()?,
+                    join: step.join.clone(),
+                }))
+            }
+        })
+    }
+
     /// Bytes of parameters held.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Linear(layer) => layer.packed.bytes() + layer.ending.bytes(),
             Self::Conv2d(layer) => layer.packed.bytes() + layer.ending.bytes(),
             Self::Float(float) => crate::qlayer::f32_bytes(&*float.layer),
+            Self::Embedding(layer) => layer.memory_bytes(),
+            Self::Residual(step) => {
+                bytes(&step.body) + bytes(&step.shortcut) + step.sum.memory_bytes()
+            }
+            Self::Concat(step) => {
+                let branches = step.branches.iter().map(|branch| bytes(branch));
+                branches.sum::<usize>() + step.join.memory_bytes()
+            }
             Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten { .. } => 0,
         }
     }

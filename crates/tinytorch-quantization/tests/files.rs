@@ -352,12 +352,12 @@ fn a_tensor_that_is_missing_or_of_another_type_is_named() {
 
 #[test]
 fn another_version_of_the_format_is_told() {
-    for got in [1, 3] {
+    for got in [1, 4] {
         let (error, path) = refusal(true, |contents| contents.layers["version"] = json!(got));
         let expected = FileError::Version {
             path,
             got,
-            supported: 2,
+            supported: 3,
         };
         assert_eq!(error, expected);
     }

@@ -1,5 +1,7 @@
 //! Whole models: what runs fast gives the codes of the definition, and what is unusual is refused by name.
 
+#[path = "models/composites.rs"]
+mod composites;
 #[path = "models/stages.rs"]
 mod stages;
 
@@ -287,7 +289,7 @@ fn a_layer_whose_output_has_no_step_is_refused_by_name() {
         let curve = QLayer::Float(FloatLayer {
             layer: std::sync::Arc::new(Gelu),
             reason: "no integer gelu".to_owned(),
-            output,
+            output: Some(output),
         });
         let layers = vec![
             ("curve".to_owned(), curve),

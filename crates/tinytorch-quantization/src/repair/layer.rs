@@ -7,11 +7,11 @@ use ndarray::{ArrayD, Axis};
 use super::moments::{Inputs, Moments};
 use super::rounding::{Hessian, RoundingOptions, round_row, shared_scale};
 use crate::error::{Error, Result};
+use crate::folded::{Folded, Operation};
 use crate::framework::Tensor;
 use crate::layer::{quantize_parts, smallest_scale};
 use crate::qtensor::{Parameters, QTensor};
 use crate::scheme::{CodeRange, Granularity, QParams};
-use crate::stage::{Folded, Operation};
 
 /// What was learned of a layer's inputs, group by group.
 pub(crate) struct Statistics {

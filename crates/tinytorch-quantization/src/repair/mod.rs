@@ -61,10 +61,10 @@ pub use rounding::RoundingOptions;
 
 use crate::convert::{calibrate, convert};
 use crate::error::{Error, Result};
+use crate::folded::Folded;
 use crate::framework::Tensor;
 use crate::prepare::Prepared;
 use crate::qtensor::QTensor;
-use crate::stage::Folded;
 
 /// Numbers between −1 and 1 for tests: the same for the same seed.
 #[cfg(test)]

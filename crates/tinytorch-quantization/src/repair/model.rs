@@ -2,9 +2,10 @@
 
 use super::equalize::{Reads, equalize_pair};
 use crate::error::Result;
+use crate::folded::{Folded, Operation};
 use crate::prepare::Prepared;
 use crate::qlayer::QLayer;
-use crate::stage::{Folded, Operation, Role};
+use crate::stage::Role;
 
 /// What [`equalize`] did.
 #[derive(Clone, Debug, PartialEq)]

@@ -66,7 +66,7 @@ pub(super) fn walk(
 
 fn learn(
     stage: &mut Stage,
-    folded: &crate::stage::Folded,
+    folded: &crate::folded::Folded,
     flow: &[(Tensor, Tensor)],
     input: QParams,
     rounding: Option<RoundingOptions>,

@@ -1,0 +1,171 @@
+//! What flows through a quantized model as it runs: codes, or real values.
+//!
+//! In: the input, or what the layer before gave. Out: the same for the next layer. Images lie with their channels last as long
+//! as only image layers look at them, because that is how the kernels read them.
+
+use crate::error::{Error, Result};
+use crate::framework::Tensor;
+use crate::kernels::{Quantize, dequantize_i8_f32, quantize_f32_i8};
+use crate::pool::{ImageSize, avg_pool, max_pool, pooled_size};
+use crate::qlayer::{channels_first, channels_last, flattened};
+use crate::scheme::{CodeRange, QParams};
+use crate::step::Step;
+
+/// What flows between two layers.
+#[derive(Clone)]
+pub(crate) enum Flow {
+    Real(Tensor),
+    Codes(Codes),
+}
+
+/// Codes on their way. An image may lie with its channels last; its shape is written channels first all the same.
+#[derive(Clone)]
+pub(crate) struct Codes {
+    pub codes: Vec<i8>,
+    pub shape: Vec<usize>,
+    pub channels_last: bool,
+    pub qparams: QParams,
+}
+
+impl Flow {
+    pub fn into_real(self) -> Result<Tensor> {
+        match self {
+            Self::Real(tensor) => Ok(tensor),
+            Self::Codes(codes) => {
+                let Codes {
+                    codes,
+                    shape,
+                    qparams,
+                    ..
+                } = codes.channels_first();
+                let mut values = vec![0.0; codes.len()];
+                dequantize_i8_f32(&codes, qparams.scale, qparams.zero_point, &mut values);
+                Ok(Tensor::new(values, &shape)?)
+            }
+        }
+    }
+
+    /// Codes that mean `qparams`, which those that flow already do.
+    pub fn into_codes(self, qparams: QParams) -> Result<Codes> {
+        let tensor = match self {
+            Self::Codes(codes) => return Ok(codes),
+            Self::Real(tensor) => tensor,
+        };
+        let values = tensor.array();
+        let values = values.as_standard_layout();
+        let CodeRange { min, max } = CodeRange::INT8;
+        let by = Quantize {
+            scale: qparams.scale,
+            zero_point: qparams.zero_point,
+            min,
+            max,
+        };
+        let mut codes = vec![0; values.len()];
+        let values = values.as_slice().expect("the standard layout is a slice");
+        quantize_f32_i8(values, by, &mut codes).map_err(|bad| {
+            Error::not_finite(bad.value, bad.index, None)
+                .expect("the kernel reports only values that are not finite")
+        })?;
+        Ok(Codes {
+            codes,
+            shape: tensor.shape().to_vec(),
+            channels_last: false,
+            qparams,
+        })
+    }
+}
+
+impl Codes {
+    /// Runs one integer layer.
+    pub fn through(self, step: &Step) -> Result<Self> {
+        match step {
+            Step::Linear(layer) => {
+                let (inputs, outputs) = layer.sizes();
+                let mut x = self.channels_first();
+                if x.shape.len() < 2 || x.shape.last() != Some(&inputs) {
+                    return Err(Error::ShapeMismatch {
+                        operation: "QLinear",
+                        expected: format!("[batch, {inputs}]"),
+                        got: x.shape,
+                    });
+                }
+                let rows = x.shape[..x.shape.len() - 1].iter().product();
+                x.codes = layer.forward(rows, &x.codes)?;
+                x.shape.pop();
+                x.shape.push(outputs);
+                x.qparams = layer.ending.output;
+                Ok(x)
+            }
+            Step::Conv2d(layer) => {
+                let out = layer.output_size(&self.shape)?;
+                let (mut x, size) = self.channels_last()?;
+                x.codes = layer.forward(size, out, &x.codes)?;
+                x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
+                x.qparams = layer.ending.output;
+                Ok(x)
+            }
+            Step::MaxPool2d(options) => {
+                let out = pooled_size("max_pool2d", *options, &self.shape)?;
+                let (mut x, size) = self.channels_last()?;
+                x.codes = max_pool(&x.codes, size, *options, out);
+                x.shape[2..].copy_from_slice(&out);
+                Ok(x)
+            }
+            Step::AvgPool2d(options) => {
+                let out = pooled_size("avg_pool2d", *options, &self.shape)?;
+                let (mut x, size) = self.channels_last()?;
+                x.codes = avg_pool(&x.codes, x.qparams.zero_point, size, *options, out);
+                x.shape[2..].copy_from_slice(&out);
+                Ok(x)
+            }
+            Step::Relu => {
+                let mut x = self;
+                let zero = x.qparams.zero_point as i8;
+                x.codes.iter_mut().for_each(|code| *code = zero.max(*code));
+                Ok(x)
+            }
+            Step::Flatten { keep } => {
+                let mut x = if *keep { self } else { self.channels_first() };
+                x.shape = flattened(&x.shape)?.to_vec();
+                x.channels_last = false;
+                Ok(x)
+            }
+            _ => Err(Error::Unsupported {
+                what: "codes for a layer that takes real values",
+            }),
+        }
+    }
+
+    pub fn channels_last(mut self) -> Result<(Self, ImageSize)> {
+        let &[batch, channels, height, width] = self.shape.as_slice() else {
+            return Err(Error::ShapeMismatch {
+                operation: "an image layer",
+                expected: "[batch, channels, height, width]".to_owned(),
+                got: self.shape,
+            });
+        };
+        if !self.channels_last && channels > 1 && height * width > 1 {
+            self.codes = channels_last(&self.codes, [batch, channels, height * width]);
+        }
+        self.channels_last = true;
+        let size = ImageSize {
+            batch,
+            height,
+            width,
+            channels,
+        };
+        Ok((self, size))
+    }
+
+    pub fn channels_first(mut self) -> Self {
+        if let (true, &[batch, channels, height, width]) =
+            (self.channels_last, self.shape.as_slice())
+            && channels > 1
+            && height * width > 1
+        {
+            self.codes = channels_first(&self.codes, [batch, channels, height * width]);
+        }
+        self.channels_last = false;
+        self
+    }
+}
