@@ -130,7 +130,7 @@ def f32_peers(m, k, n, threads):
 
 def run_f32(threads):
     torch.set_num_threads(threads)
-    table = Table("f32 products, m x k x n", "Gop/s", 1e9, "ours")
+    table = Table("f32 products, m x k x n", "Gop/s", 1e9, "ours", ["ours_unpacked"])
     server, ceiling_server = turns.Server(), turns.Server()
     for m, k, n in SHAPES:
         peers, expected = f32_peers(m, k, n, threads)

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
-use tinytorch_kernels::{Accumulate, Dims, MatrixMut, MatrixRef, Threads, gemm_f32};
+use tinytorch_kernels::{
+    Accumulate, Dims, Finish, MatrixMut, MatrixRef, PackedF32, Threads, gemm_f32,
+};
 
 use crate::Subject;
 use crate::data::{check, reals};
@@ -31,8 +33,18 @@ pub fn subjects(m: usize, k: usize, n: usize) -> Vec<Subject> {
     };
 
     let left = a.clone();
+    let packed = PackedF32::new(k, n, MatrixRef::row_major(&transposed, k).transposed());
     add(
         "ours",
+        Box::new(move |out| {
+            let (left, out) = (MatrixRef::row_major(&left, k), MatrixMut::row_major(out, n));
+            packed.product(m, left, Finish::NOTHING, out, Threads::Auto);
+        }),
+    );
+
+    let left = a.clone();
+    add(
+        "ours_unpacked",
         Box::new(move |out| {
             gemm_f32(
                 Dims { m, n, k },

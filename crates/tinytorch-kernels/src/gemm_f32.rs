@@ -10,6 +10,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod few_rows;
+mod lines;
+pub mod packed;
+mod panels;
 
 use gemm_common::Parallelism;
 
@@ -139,6 +142,9 @@ pub fn gemm_f32(
             return;
         }
     }
+    if m > few_rows_at_most() && packed::pays(a, b) {
+        return packed::product_of_transposed(dims, a, b, c, accumulate, threads);
+    }
     let parallelism = if threads > 1 {
         Parallelism::Rayon(threads)
     } else {
@@ -176,6 +182,14 @@ pub fn gemm_f32(
             parallelism,
         );
     }
+}
+
+/// Rows up to which a transposed right side is read where it is.
+fn few_rows_at_most() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    return few_rows::MAX_ROWS;
+    #[cfg(not(target_arch = "x86_64"))]
+    return 0;
 }
 
 /// Checks that the last element of a strided matrix lies inside its slice.

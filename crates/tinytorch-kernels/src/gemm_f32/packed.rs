@@ -1,0 +1,241 @@
+//! The right side of an f32 product in the order in which it is read, packed once for any number of products.
+//!
+//! ```text
+//! b [k, n] -> panels of up to 3 lines (48 columns), the last one narrower and filled up with zeros, each:
+//!
+//!     row 0: columns 0..48 | row 1: columns 0..48 | ... | row k−1
+//! ```
+//!
+//! A tile of rows of the left side, read where they are, passes by a panel from front to back: each line that is loaded
+//! serves all rows of the tile. Every element is summed along `k` in one order, one fused multiply-add after the other,
+//! whatever its tile and thread are.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+
+use super::lines::Line;
+use super::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches, panels};
+use crate::Dims;
+use crate::cpu::Vectors;
+use crate::gemm_i8::block::BlockMut;
+use crate::team;
+
+/// Products with fewer multiply-adds than this stay on the caller's thread.
+const PARALLEL_THRESHOLD: usize = 1 << 18;
+
+/// Rows of each thread from which a product is divided by rows rather than by columns.
+const ROWS_WORTH_DIVIDING: usize = 32;
+
+/// The right side of products, `[k, n]`.
+#[derive(Clone, Debug, Default)]
+pub struct PackedF32 {
+    n: usize,
+    k: usize,
+    lines: Vec<Line>,
+}
+
+/// What happens to the sums of one product.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    /// `[n]`, added to every row; empty for none.
+    pub bias: &'a [f32],
+    /// Whether negative results (and NaN) become `0.0`.
+    pub relu: bool,
+    /// Whether the result is added to what the output holds, before ReLU.
+    pub accumulate: Accumulate,
+}
+
+impl Finish<'_> {
+    /// The sums as they are.
+    pub const NOTHING: Finish<'static> = Finish {
+        bias: &[],
+        relu: false,
+        accumulate: Accumulate::Overwrite,
+    };
+}
+
+impl PackedF32 {
+    /// Packs `b`, `[k, n]`, of any strides: the weights `[n, k]` of a linear layer are `row_major(weights, k).transposed()`.
+    ///
+    /// # Panics
+    ///
+    /// If the slice is shorter than its dimensions and strides reach.
+    #[track_caller]
+    pub fn new(k: usize, n: usize, b: MatrixRef<'_>) -> Self {
+        let mut packed = Self::default();
+        packed.pack(k, n, b, 1);
+        packed
+    }
+
+    /// Packs another matrix into the memory of this one.
+    #[track_caller]
+    fn pack(&mut self, k: usize, n: usize, b: MatrixRef<'_>, threads: usize) {
+        assert_reaches("b", [k, n], [b.row_stride, b.column_stride], b.data.len());
+        (self.k, self.n) = (k, n);
+        self.lines.resize(k * n.div_ceil(Line::LEN), Line::ZERO);
+        if self.lines.is_empty() {
+            return;
+        }
+        let vectors = Vectors::chosen();
+        let width = panels::width(vectors);
+        // Two pieces for each thread, whole panels.
+        let columns = width * n.div_ceil(width).div_ceil(2 * threads);
+        let pieces = self.lines.chunks_mut(columns / Line::LEN * k).enumerate();
+        team::for_each(pieces.collect(), threads, |(piece, lines)| {
+            panels::pack(vectors, k, n, b, piece * columns, lines);
+        });
+    }
+
+    /// Columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// The inner dimension.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes held on the heap, with the padding of the last columns.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// Computes `out = a · b`, with what `finish` says.
+    ///
+    /// | argument | shape    | meaning                       |
+    /// |----------|----------|-------------------------------|
+    /// | `a`      | `[m, k]` | its rows contiguous           |
+    /// | `out`    | `[m, n]` | row-major                     |
+    ///
+    /// # Panics
+    ///
+    /// If the rows of `a` are not contiguous, a slice is shorter than its dimensions and strides reach, the rows of
+    /// `out` overlap, or the bias is neither `[n]` nor empty.
+    #[track_caller]
+    pub fn product(
+        &self,
+        m: usize,
+        a: MatrixRef<'_>,
+        finish: Finish<'_>,
+        out: MatrixMut<'_>,
+        threads: Threads,
+    ) {
+        let (n, k) = (self.n, self.k);
+        assert!(
+            a.column_stride == 1 || k <= 1,
+            "the rows of a must be contiguous"
+        );
+        assert_reaches("a", [m, k], [a.row_stride, 1], a.data.len());
+        assert!(
+            finish.bias.is_empty() || finish.bias.len() == n,
+            "bias must be [n] or empty"
+        );
+        let block = BlockMut::new(out.data, m, 0, n, out.row_stride);
+        if m == 0 || n == 0 {
+            return;
+        }
+        let task = panels::Task {
+            rows: panels::Rows {
+                data: a.data,
+                stride: a.row_stride,
+                k,
+            },
+            lines: &self.lines,
+            n,
+            first_row: 0,
+            first_column: 0,
+            finish,
+            out: block,
+        };
+        let large = m.saturating_mul(n).saturating_mul(k) >= PARALLEL_THRESHOLD;
+        let threads = match threads {
+            Threads::Auto if large => rayon::current_num_threads(),
+            Threads::Auto | Threads::One => 1,
+        };
+        run(task, threads);
+    }
+}
+
+/// Computes a task on `threads` threads.
+fn run(task: panels::Task<'_>, threads: usize) {
+    let vectors = Vectors::chosen();
+    if threads == 1 {
+        return panels::run(vectors, task);
+    }
+    let tasks = divide(task, threads, panels::width(vectors));
+    team::for_each(tasks, threads, |task| panels::run(vectors, task));
+}
+
+thread_local! {
+    /// Kept between calls: a fresh one would cost page faults each time.
+    static BUFFER: RefCell<PackedF32> = const { RefCell::new(PackedF32 { n: 0, k: 0, lines: vec![] }) };
+}
+
+/// Bytes of packed weights that a thread keeps.
+const KEPT_BYTES: usize = 16 << 20;
+
+/// Whether packing `b` for one product is faster than what the `gemm` crate does: where it would have to transpose it.
+pub(super) fn pays(a: MatrixRef<'_>, b: MatrixRef<'_>) -> bool {
+    let vectors = !matches!(Vectors::chosen(), Vectors::Baseline);
+    vectors && a.column_stride == 1 && b.row_stride == 1 && b.column_stride != 1
+}
+
+/// `c = a · b` or `c += a · b` for matrices for which it [`pays`], checked by the caller.
+pub(super) fn product_of_transposed(
+    Dims { m, n, k }: Dims,
+    a: MatrixRef<'_>,
+    b: MatrixRef<'_>,
+    c: MatrixMut<'_>,
+    accumulate: Accumulate,
+    threads: usize,
+) {
+    // Taken, not borrowed: should this thread run another product meanwhile, it makes its own.
+    let mut packed = BUFFER.take();
+    packed.pack(k, n, b, threads);
+    let task = panels::Task {
+        rows: panels::Rows {
+            data: a.data,
+            stride: a.row_stride,
+            k,
+        },
+        lines: &packed.lines,
+        n,
+        first_row: 0,
+        first_column: 0,
+        finish: Finish {
+            accumulate,
+            ..Finish::NOTHING
+        },
+        out: BlockMut::new(c.data, m, 0, n, c.row_stride),
+    };
+    run(task, threads);
+    if packed.bytes() <= KEPT_BYTES {
+        BUFFER.set(packed);
+    }
+}
+
+/// Divides a product by rows if there are enough, by whole panels of `width` columns otherwise.
+fn divide(task: panels::Task<'_>, threads: usize, width: usize) -> Vec<panels::Task<'_>> {
+    let (m, n) = (task.out.rows(), task.n);
+    let by_rows = m >= threads * ROWS_WORTH_DIVIDING;
+    let panels = n.div_ceil(width);
+    // Two pieces for each thread: who is late leaves one to the other.
+    let pieces = (2 * threads).min(if by_rows { m } else { panels });
+    let mut tasks = Vec::with_capacity(pieces);
+    let mut rest = task;
+    for piece in 1..pieces {
+        let part = |whole: usize| piece * whole / pieces - (piece - 1) * whole / pieces;
+        let (first, after) = if by_rows {
+            rest.split_rows(part(m))
+        } else {
+            rest.split_columns(part(panels) * width)
+        };
+        tasks.push(first);
+        rest = after;
+    }
+    tasks.push(rest);
+    tasks
+}

@@ -1,0 +1,157 @@
+use super::*;
+use crate::testing::{Random, assert_refused, pool};
+
+/// The definition: the sums of products in `f64`, then bias, what was there, ReLU.
+fn definition(
+    dims: [usize; 3],
+    a: MatrixRef<'_>,
+    b: MatrixRef<'_>,
+    finish: Finish<'_>,
+    before: &[f32],
+) -> Vec<f64> {
+    let [m, n, k] = dims;
+    let mut out = vec![];
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k)
+                .map(|p| {
+                    f64::from(a.data[i * a.row_stride + p])
+                        * f64::from(b.data[p * b.row_stride + j * b.column_stride])
+                })
+                .sum();
+            let mut value = sum + f64::from(finish.bias.get(j).copied().unwrap_or(0.0));
+            if finish.accumulate == Accumulate::Add {
+                value += f64::from(before[i * n + j]);
+            }
+            out.push(if finish.relu { value.max(0.0) } else { value });
+        }
+    }
+    out
+}
+
+fn assert_agreement([m, n, k]: [usize; 3], random: &mut Random) {
+    let mut values = |len: usize| {
+        (0..len)
+            .map(|_| 2.0 * random.unit() - 1.0)
+            .collect::<Vec<f32>>()
+    };
+    let stride = k + 3;
+    let (a, b, bias, before) = (values(m * stride), values(n * k), values(n), values(m * n));
+    let a = MatrixRef {
+        data: &a,
+        row_stride: stride,
+        column_stride: 1,
+    };
+    for b in [
+        MatrixRef::row_major(&b, n),
+        MatrixRef::row_major(&b, k).transposed(),
+    ] {
+        let packed = PackedF32::new(k, n, b);
+        for finish in [
+            Finish::NOTHING,
+            Finish {
+                bias: &bias,
+                relu: true,
+                accumulate: Accumulate::Overwrite,
+            },
+            Finish {
+                bias: &[],
+                relu: false,
+                accumulate: Accumulate::Add,
+            },
+        ] {
+            let expected = definition([m, n, k], a, b, finish, &before);
+            let mut out = before.clone();
+            packed.product(
+                m,
+                a,
+                finish,
+                MatrixMut::row_major(&mut out, n),
+                Threads::Auto,
+            );
+            // k products of at most 1 and two sums, each rounded once: at most (k + 2)² · ε/2.
+            let tolerance = ((k + 2) * (k + 2)) as f64 * f64::from(f32::EPSILON) / 2.0;
+            for (index, (&got, &expected)) in out.iter().zip(&expected).enumerate() {
+                let error = (f64::from(got) - expected).abs();
+                assert!(
+                    error <= tolerance,
+                    "{:?} at {index}: expected {expected}, got {got}, {finish:?}",
+                    [m, n, k]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn products_agree_with_the_definition_at_the_edges_of_tiles_and_panels() {
+    let random = &mut Random::new(31);
+    for m in [0, 1, 2, 7, 8, 9, 17] {
+        for n in [0, 1, 15, 16, 17, 33, 47, 48, 49, 97] {
+            for k in [0, 1, 16, 19] {
+                assert_agreement([m, n, k], random);
+            }
+        }
+    }
+    // One row in streams, with panels left over.
+    for n in [192, 193, 240, 500] {
+        assert_agreement([1, n, 33], random);
+    }
+}
+
+#[test]
+fn the_bits_depend_neither_on_the_threads_nor_on_the_batch() {
+    let random = &mut Random::new(32);
+    let (m, n, k) = (131, 330, 70);
+    let a: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
+    let b: Vec<f32> = (0..n * k).map(|_| random.unit()).collect();
+    let packed = PackedF32::new(k, n, MatrixRef::row_major(&b, k).transposed());
+    let run = |first: usize, m: usize| {
+        let mut out = vec![0.0; m * n];
+        let a = MatrixRef::row_major(&a[first * k..], k);
+        packed.product(
+            m,
+            a,
+            Finish::NOTHING,
+            MatrixMut::row_major(&mut out, n),
+            Threads::Auto,
+        );
+        out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let whole = pool(1).install(|| run(0, m));
+    assert_eq!(pool(2).install(|| run(0, m)), whole);
+    assert_eq!(run(0, m), whole);
+    for row in [0, 5, m - 1] {
+        assert_eq!(run(row, 1), whole[row * n..(row + 1) * n], "row {row}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let packed = PackedF32::new(2, 3, MatrixRef::row_major(&[0.0; 6], 3));
+    let run = |a: MatrixRef<'_>, bias: &[f32], len: usize| {
+        let finish = Finish {
+            bias,
+            ..Finish::NOTHING
+        };
+        packed.product(
+            2,
+            a,
+            finish,
+            MatrixMut::row_major(&mut vec![0.0; len], 3),
+            Threads::One,
+        );
+    };
+    let a = MatrixRef::row_major(&[0.0; 4], 2);
+    assert_refused("rows of a must be contiguous", || {
+        run(a.transposed(), &[], 6)
+    });
+    assert_refused("a is too short", || {
+        run(MatrixRef::row_major(&[0.0; 3], 2), &[], 6)
+    });
+    assert_refused("bias must be [n]", || run(a, &[0.0; 2], 6));
+    assert_refused("do not fit 5 elements", || run(a, &[], 5));
+    assert_refused("b is too short", || {
+        PackedF32::new(2, 3, MatrixRef::row_major(&[0.0; 5], 3));
+    });
+}
