@@ -43,6 +43,8 @@ pub mod convert;
 mod definition;
 #[path = "../../crates/tinytorch-quantization/src/describe.rs"]
 mod describe;
+#[path = "../../crates/tinytorch-quantization/src/dialect.rs"]
+pub mod dialect;
 #[path = "../../crates/tinytorch-quantization/src/distill.rs"]
 pub mod distill;
 #[path = "../../crates/tinytorch-quantization/src/embedding.rs"]
@@ -131,6 +133,7 @@ pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};

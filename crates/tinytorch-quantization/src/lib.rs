@@ -21,6 +21,7 @@
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
+//! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
 //! | [`metrics`] | what it costs |
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
@@ -59,6 +60,7 @@ pub mod conv;
 pub mod convert;
 mod definition;
 mod describe;
+pub mod dialect;
 pub mod distill;
 pub mod embedding;
 pub mod entropy;
@@ -111,6 +113,7 @@ pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
 pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};

@@ -27,6 +27,26 @@ pub enum Half {
 }
 
 impl Half {
+    /// The 16 bits of the nearest value of the format, ties to even; see [`Half::round`].
+    ///
+    /// 1.0 is `0x3C00` in f16 and `0x3F80` in bf16.
+    #[must_use]
+    pub fn to_bits(self, value: f32) -> u16 {
+        match self {
+            Self::F16 => f16::from_f32(value).to_bits(),
+            Self::Bf16 => bf16::from_f32(value).to_bits(),
+        }
+    }
+
+    /// The value of these 16 bits; every one of the 65,536 is an `f32` exactly.
+    #[must_use]
+    pub fn from_bits(self, bits: u16) -> f32 {
+        match self {
+            Self::F16 => f16::from_bits(bits).to_f32(),
+            Self::Bf16 => bf16::from_bits(bits).to_f32(),
+        }
+    }
+
     /// The nearest value of the format, ties to even. Too large becomes infinite.
     ///
     /// 1/3 becomes 0.33325195 in f16 and 0.33398438 in bf16; 70,000 becomes infinite in f16; 1e-8 becomes 0 in f16.

@@ -31,6 +31,19 @@ impl Golden {
         Self { bytes, settings }
     }
 
+    /// Runs `check` on every case.
+    pub fn all(&self, mut check: impl FnMut(&Case<'_>)) {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
+        for settings in &self.settings {
+            let name = settings["name"].as_str().expect("a case has a name");
+            check(&Case {
+                name,
+                settings,
+                tensors: &tensors,
+            });
+        }
+    }
+
     /// Runs `check` on every case whose settings have `key` = `value`; there must be some.
     pub fn each(&self, key: &str, value: &str, mut check: impl FnMut(&Case<'_>)) {
         let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
@@ -53,6 +66,16 @@ impl Golden {
 }
 
 impl Case<'_> {
+    /// Anything that stands in the settings.
+    pub fn setting(&self, key: &str) -> &Value {
+        &self.settings[key]
+    }
+
+    /// The bytes as they stand in the file.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        self.view(name).data().to_vec()
+    }
+
     pub fn integer(&self, key: &str) -> i32 {
         let value = self.settings[key]
             .as_i64()

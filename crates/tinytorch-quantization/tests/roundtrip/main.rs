@@ -1,5 +1,6 @@
 //! What must hold for all values, schemes and codes, not only for the examples.
 
+mod exhaustive;
 mod schemes;
 mod sketches;
 mod values;
