@@ -70,6 +70,8 @@ mod graph;
 pub mod histogram;
 #[path = "../../crates/tinytorch-quantization/src/join.rs"]
 pub mod join;
+#[path = "../../crates/tinytorch-quantization/src/latency.rs"]
+pub mod latency;
 #[path = "../../crates/tinytorch-quantization/src/layer.rs"]
 pub mod layer;
 #[path = "../../crates/tinytorch-quantization/src/learned.rs"]
@@ -147,6 +149,7 @@ pub use folded::{Folded, Operation};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
+pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;

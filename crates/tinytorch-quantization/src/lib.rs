@@ -22,7 +22,7 @@
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
-//! | [`metrics`] | what it costs |
+//! | [`metrics`], [`latency`] | what it costs |
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
 //!
@@ -75,6 +75,7 @@ pub mod gemm;
 mod graph;
 pub mod histogram;
 pub mod join;
+pub mod latency;
 pub mod layer;
 pub mod learned;
 pub mod linear;
@@ -127,6 +128,7 @@ pub use folded::{Folded, Operation};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
+pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
