@@ -48,6 +48,8 @@ pub enum Command {
     Report(report::cli::Wishes),
     /// Lay the written answers out to be marked, question by question.
     Answers(report::cli::AnswerWishes),
+    /// Attack the grader with every attack of the catalogue, and say what stopped each.
+    SelfAttack,
     /// What the walls around a submission are worth on this machine.
     Isolation,
 }

@@ -10,6 +10,8 @@
 //! `model` is what comes out, as data; `sandbox` is the cell; `batch` a whole class. Grading needs Linux; the data types do not.
 
 #[cfg(target_os = "linux")]
+pub mod attack;
+#[cfg(target_os = "linux")]
 pub mod batch;
 pub mod clean;
 #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 mod explain;
 mod isolation;
 pub mod run;
+mod self_attack;
 mod verify;
 
 use anyhow::Result;
@@ -50,6 +51,7 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
         Command::Answers(wishes) => {
             report::cli::answer_sheets(arguments.workspace.as_deref(), wishes, context.json)
         }
+        Command::SelfAttack => self_attack::run(&context),
         Command::Isolation => isolation::run(&context),
     }
 }

@@ -48,6 +48,9 @@ pub struct Wishes {
     /// Seconds of wall time a check may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 4)]
     pub time_limit: u64,
+    /// Seconds of processor time that compiling a submission may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub compile_limit: u64,
 }
 
 fn level(text: &str) -> Result<Isolation, String> {
@@ -139,6 +142,9 @@ fn plan(
         .into());
     }
     let kept = before.as_ref().map(|plan| plan.seed);
+    // The checks are known when they are asked; if nothing is asked, they are those of before.
+    let checks = before.as_ref().filter(|plan| plan.exam == course.exam_hash);
+    let checks = checks.map(|plan| plan.checks.clone()).unwrap_or_default();
     let plan = Plan {
         format: FORMAT,
         created: before.as_ref().map_or_else(now, |plan| plan.created),
@@ -152,11 +158,12 @@ fn plan(
             hidden,
             require_isolation: wishes.require_isolation,
             check_ms: wishes.time_limit.max(1).saturating_mul(1000),
+            compile_ms: wishes.compile_limit.max(1).saturating_mul(1000),
             ..Options::default()
         },
         submissions_folder: folder,
         exercises: exercises(course),
-        checks: Vec::new(),
+        checks,
         submissions: listing.submissions.clone(),
     };
     Ok((plan, listing))

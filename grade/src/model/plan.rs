@@ -47,7 +47,7 @@ pub struct Options {
     pub require_isolation: Isolation,
     /// Milliseconds of wall time a check may take.
     pub check_ms: u64,
-    /// Milliseconds of wall time a call of the compiler may take.
+    /// Milliseconds of processor time a call of the compiler may take.
     pub compile_ms: u64,
     /// Bytes of address space a check may take.
     pub memory_bytes: u64,
@@ -59,7 +59,7 @@ impl Default for Options {
             hidden: None,
             require_isolation: Isolation::Reduced,
             check_ms: 4_000,
-            compile_ms: 60_000,
+            compile_ms: 30_000,
             memory_bytes: 1 << 30,
         }
     }

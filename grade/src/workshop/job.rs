@@ -27,9 +27,16 @@ use crate::sandbox::{Cell, Ended, Ending, FIRST_USER, GROUP, Limits, Wishes, run
 /// Bytes of the compiler's words that are kept.
 const SAID: usize = 4 << 20;
 
+/// How many times its processor time a compilation may take by the clock.
+const PATIENCE: u32 = 4;
+
+/// What the course's own stubs may take.
+const SEED_LIMIT: Duration = Duration::from_secs(120);
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct Job<'a> {
+    limit: Duration,
     workshop: &'a Workshop,
     folder: PathBuf,
     user: Option<u32>,
@@ -57,7 +64,8 @@ impl<'a> Job<'a> {
     pub fn new(workshop: &'a Workshop, course: &Course, number: u32) -> Result<Job<'a>> {
         let folder = workshop.root().join(format!("job-{number}"));
         make_folder(&folder)?;
-        let job = Job {
+        let mut job = Job {
+            limit: SEED_LIMIT,
             workshop,
             folder,
             user: workshop
@@ -96,6 +104,7 @@ impl<'a> Job<'a> {
         let seed = job.folder.join("seed");
         fs::rename(job.memory(), &seed).map_err(|error| cannot_write(&seed, &error))?;
         mode(&seed, 0o700)?;
+        job.limit = workshop.compile_limit;
         Ok(job)
     }
 
@@ -207,7 +216,7 @@ impl<'a> Job<'a> {
         see: &[PathBuf],
         folder: &Path,
     ) -> Result<Ended> {
-        let limit = self.workshop.compile_limit;
+        let limit = self.limit;
         let present = |paths: &[&str]| -> Vec<PathBuf> {
             let paths = paths.iter().map(PathBuf::from);
             paths.filter(|path| path.exists()).collect()
@@ -241,7 +250,7 @@ impl<'a> Job<'a> {
             write,
             limits: Limits {
                 memory: 4 << 30,
-                cpu_seconds: limit.as_secs().saturating_add(1),
+                cpu_seconds: limit.as_secs().max(1),
                 file: 256 << 20,
                 files: 512,
                 processes: self.user.map(|_| 128),
@@ -260,7 +269,8 @@ impl<'a> Job<'a> {
             .env("TMPDIR", self.out().join("tmp"))
             .env("LC_ALL", "C");
         let wishes = Wishes {
-            wall: limit,
+            // Processor time is what counts; a busy machine takes longer for it.
+            wall: limit.saturating_mul(PATIENCE),
             stdout: SAID,
             stderr: SAID,
         };
@@ -279,13 +289,12 @@ impl<'a> Job<'a> {
         if !found.is_empty() && matches!(ended.ending, Ending::Left(_)) {
             return Ok(Built::Errors(found));
         }
-        let seconds = self
-            .workshop
-            .compile_limit
-            .max(Duration::from_secs(1))
-            .as_secs();
+        let seconds = self.limit.as_secs().max(1);
         Ok(Built::Stopped(match ended.ending {
-            Ending::TimedOut => format!("compiling {what} took more than {seconds} s"),
+            // XCPU, or the KILL that follows it.
+            Ending::TimedOut | Ending::Killed(9 | 24) => {
+                format!("compiling {what} took more than {seconds} s")
+            }
             Ending::Flooded => format!("compiling {what} wrote without end"),
             Ending::Killed(_) | Ending::Left(_) => {
                 format!(
