@@ -66,6 +66,12 @@ pub mod folded;
 pub mod gemm;
 #[path = "../../crates/tinytorch-quantization/src/graph.rs"]
 mod graph;
+#[path = "../../crates/tinytorch-quantization/src/half_model.rs"]
+mod half_model;
+#[path = "../../crates/tinytorch-quantization/src/half_ops.rs"]
+mod half_ops;
+#[path = "../../crates/tinytorch-quantization/src/half_storage.rs"]
+mod half_storage;
 #[path = "../../crates/tinytorch-quantization/src/histogram.rs"]
 pub mod histogram;
 #[path = "../../crates/tinytorch-quantization/src/join.rs"]
@@ -153,7 +159,9 @@ pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
-pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
+pub use mixed_precision::{
+    AUTOCAST, Autocast, Half, HalfModel, HalfWeights, LossScaling, autocast, to_half,
+};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;

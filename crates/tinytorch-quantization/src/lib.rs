@@ -73,6 +73,9 @@ pub mod fold;
 pub mod folded;
 pub mod gemm;
 mod graph;
+mod half_model;
+mod half_ops;
+mod half_storage;
 pub mod histogram;
 pub mod join;
 pub mod latency;
@@ -132,7 +135,9 @@ pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
-pub use mixed_precision::{Half, HalfModel, LossScaling, to_half};
+pub use mixed_precision::{
+    AUTOCAST, Autocast, Half, HalfModel, HalfWeights, LossScaling, autocast, to_half,
+};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;

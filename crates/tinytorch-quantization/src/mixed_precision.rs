@@ -1,21 +1,59 @@
 //! Training in half precision, with the weights kept in `f32`.
 //!
-//! In: a model. Out: one that computes the same with every weight, activation and gradient rounded to 16 bits, and a
-//! hook that keeps small gradients alive by loss scaling. The arithmetic itself stays in `f32`, as it does inside
-//! the matrix units of most hardware: what is imitated is the *storage* in half precision, and with it its range and its
-//! rounding. Nothing gets faster here; what can be studied is which gradients vanish, and what overflows.
+//! | format | bits of fraction | largest | smallest above 0 | what can go wrong |
+//! |---|---|---|---|---|
+//! | f16 | 10 | 65504 | 2⁻²⁴, 6e-8 | gradients vanish or overflow: scale the loss |
+//! | bf16 | 7 | 3e38 | 2⁻¹³³ | activations and weights are coarse |
+//!
+//! In both, an update much smaller than its weight is lost, so the weights that are trained, the master weights, stay in
+//! `f32`. [`HalfModel`] computes with copies of them in 16 bits; [`LossScaling`] keeps small gradients alive in f16; a
+//! step whose gradients overflowed is skipped.
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::data::{DataLoader, Targets, TensorDataset};
+//! use tinytorch_core::nn::{Layer, Linear, Relu, Sequential};
+//! use tinytorch_core::optim::{Adam, AdamConfig};
+//! use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
+//! use tinytorch_core::Tensor;
+//! use tinytorch_quantization::{Half, HalfModel, LossScaling};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with(Linear::new(8, 16, rng))
+//!     .with(Relu)
+//!     .with(Linear::new(16, 2, rng));
+//! let x = Tensor::randn(&[64, 8], rng);
+//! let classes = (0..64).map(|i| usize::from(x.array()[[i, 0]] > 0.0)).collect();
+//! let data = DataLoader::new(TensorDataset::new(&x, Targets::Classes(classes))?, 16)?;
+//!
+//! // bf16 has the range of f32 and needs no scaling; f16 does.
+//! for half in [Half::Bf16, Half::F16] {
+//!     let half_model = HalfModel::new(&model, half);
+//!     let adam = Adam::new(half_model.named_parameters(), AdamConfig::default());
+//!     let mut trainer = Trainer::new(&half_model, adam, CrossEntropy).progress(Progress::Silent);
+//!     if half == Half::F16 {
+//!         trainer = trainer.hook(LossScaling::default());
+//!     }
+//!     trainer.fit(&data, None, 2)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.
 
-use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
-use crate::framework::nn::{Conv2d, Layer, Linear, Sequential};
+use crate::framework::nn::Layer;
 use crate::framework::train::{Proceed, StepHook};
 use crate::framework::{self, Tensor};
 use crate::loss_scaling::LossScaler;
+
+pub use crate::half_model::HalfModel;
 
 /// A format of 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,72 +106,59 @@ pub fn to_half(x: &Tensor, half: Half) -> Tensor {
     })
 }
 
-/// A model that computes with weights, activations and gradients in half precision.
+/// Which precision an operation computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Autocast {
+    /// 16 bits: operands are rounded, sums are `f32`. Products, in which all the time goes, and which forgive rounding.
+    Half,
+    /// `f32`, from values of 16 bits and to values of 16 bits: what sums many values, takes exponentials or divides.
+    F32,
+    /// Whatever comes: nothing is computed that could be rounded.
+    Either,
+}
+
+/// The policy of [`HalfModel`], by [`Layer::kind`]: PyTorch's autocast lists, as far as there are such layers here. What is not
+/// in it computes in `f32`.
 ///
-/// It trains the weights of the model it was made from: those are the master weights, in `f32`. Linear layers and
-/// convolutions see them rounded; the output of every layer is rounded. Other layers use their parameters as they
-/// are, as batch norm does in practice.
-pub struct HalfModel {
-    layers: Vec<(String, Arc<dyn Layer>)>,
-    half: Half,
+/// Source: PyTorch, "Automatic Mixed Precision", the lists of operations; Micikevicius et al. 2018, section 3.3.
+pub const AUTOCAST: &[(&str, Autocast)] = &[
+    ("linear", Autocast::Half),
+    ("conv2d", Autocast::Half),
+    ("relu", Autocast::Either),
+    ("flatten", Autocast::Either),
+    ("max_pool2d", Autocast::Either),
+    ("avg_pool2d", Autocast::F32),
+    ("batch_norm2d", Autocast::F32),
+    ("dropout", Autocast::F32),
+    ("gelu", Autocast::F32),
+    ("sigmoid", Autocast::F32),
+    ("tanh", Autocast::F32),
+    ("softmax", Autocast::F32),
+    ("log_softmax", Autocast::F32),
+];
+
+/// The precision for a kind of layer: that of [`AUTOCAST`], or `f32`.
+#[must_use]
+pub fn autocast(kind: &str) -> Autocast {
+    let found = AUTOCAST.iter().find(|(name, _)| *name == kind);
+    found.map_or(Autocast::F32, |(_, precision)| *precision)
 }
 
-impl std::fmt::Debug for HalfModel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let layers = self.layers.iter().map(|(name, layer)| (name, layer.kind()));
-        f.debug_map().entries(layers).finish()
-    }
-}
+/// Rounds all weights to half precision after every step: training *without* master weights in `f32`, to see why they are
+/// there. Give it to `Trainer::hook`.
+///
+/// An update below half the distance of neighbouring numbers, for f16 some 2⁻¹² of the weight, for bf16 2⁻⁹, is lost.
+///
+/// Source: Micikevicius et al. 2018, section 3.1.
+#[derive(Clone, Copy, Debug)]
+pub struct HalfWeights(pub Half);
 
-impl HalfModel {
-    /// The model in this format.
-    #[must_use]
-    pub fn new(model: &Sequential, half: Half) -> Self {
-        let mut layers = Vec::new();
-        crate::take_apart::open(model, "", &mut layers);
-        Self { layers, half }
-    }
-
-    fn layer(&self, layer: &dyn Layer, x: &Tensor) -> framework::Result<Tensor> {
-        let any = layer.as_any();
-        if let Some(linear) = any.downcast_ref::<Linear>() {
-            let product = x.matmul(&to_half(linear.weight(), self.half).transpose()?)?;
-            match linear.bias() {
-                Some(bias) => product.try_add(&to_half(bias, self.half)),
-                None => Ok(product),
-            }
-        } else if let Some(conv) = any.downcast_ref::<Conv2d>() {
-            let weight = to_half(conv.weight(), self.half);
-            let bias = conv.bias().map(|bias| to_half(bias, self.half));
-            x.conv2d(&weight, bias.as_ref(), conv.options())
-        } else {
-            layer.forward(x)
+impl StepHook for HalfWeights {
+    fn after_step(&mut self, model: &dyn Layer, _proceed: Proceed) -> framework::Result<()> {
+        for (_, parameter) in model.named_parameters() {
+            parameter.update(|mut values| values.mapv_inplace(|value| self.0.round(value)));
         }
-    }
-}
-
-impl Layer for HalfModel {
-    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        let x = to_half(x, self.half);
-        self.layers.iter().try_fold(x, |x, (_, layer)| {
-            Ok(to_half(&self.layer(&**layer, &x)?, self.half))
-        })
-    }
-
-    fn kind(&self) -> &'static str {
-        "half_model"
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn children(&self) -> Vec<(String, &dyn Layer)> {
-        let mut children: Vec<(String, &dyn Layer)> = Vec::with_capacity(self.layers.len());
-        for (name, layer) in &self.layers {
-            children.push((name.clone(), &**layer));
-        }
-        children
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
-//! Fake quantization, quantization-aware training, and training in half precision.
+//! Training for few bits: fake quantization, quantization-aware training, half precision.
 
 mod deploy;
+mod half;
 mod learned;
 mod train;
 
@@ -11,12 +12,12 @@ use tinytorch_core::data::{DataLoader, Targets, TensorDataset};
 use tinytorch_core::nn::{
     BatchNorm2d, Conv2d, Conv2dConfig, Flatten, Layer, Linear, MaxPool2d, Relu, Sequential,
 };
-use tinytorch_core::optim::{Adam, AdamConfig, Sgd, SgdConfig};
-use tinytorch_core::train::{CrossEntropy, MeanSquaredError, Objective, Progress, Trainer};
+use tinytorch_core::optim::{Adam, AdamConfig};
+use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_quantization::{
-    CodeRange, Error, Half, HalfModel, LossScaler, LossScaling, PrepareOptions, QParams,
-    QatOptions, Scheme, fake_quantize, fake_quantize_per_channel, metrics, prepare_qat,
+    CodeRange, Error, PrepareOptions, QParams, QatOptions, Scheme, fake_quantize,
+    fake_quantize_per_channel, metrics, prepare_qat,
 };
 
 fn rng(seed: u64) -> ChaCha8Rng {
@@ -217,65 +218,4 @@ fn the_ranges_of_a_qat_model_are_saved_with_its_weights() {
         one.forward(&x).expect("fits").to_vec(),
         two.forward(&x).expect("fits").to_vec()
     );
-}
-
-/// The mean square, made so small that its gradients are less than what f16 can hold.
-struct Tiny;
-
-const TINY: f32 = 1e-8;
-
-impl Objective for Tiny {
-    fn loss(&self, outputs: &Tensor, targets: &Targets) -> tinytorch_core::Result<Tensor> {
-        Ok(&MeanSquaredError.loss(outputs, targets)? * TINY)
-    }
-}
-
-#[test]
-fn training_in_half_precision_needs_its_loss_scaled() {
-    let rng = &mut rng(7);
-    let x = Tensor::randn(&[64, 8], rng);
-    let target = x.slice_axis(1, 0..1).expect("a column");
-    let dataset = TensorDataset::new(&x, Targets::Values(target)).expect("fits");
-    let data = DataLoader::new(dataset, 64).expect("a batch size");
-    let trained = |scaling: Option<LossScaling>| {
-        let linear = Linear::from_parts(Tensor::zeros(&[1, 8]), None).expect("[out, in]");
-        let model = Sequential::new().with(linear);
-        let half = HalfModel::new(&model, Half::F16);
-        let config = SgdConfig {
-            learning_rate: 0.25 / f64::from(TINY),
-            ..SgdConfig::default()
-        };
-        let sgd = Sgd::new(half.named_parameters(), config);
-        let mut trainer = Trainer::new(&half, sgd, Tiny).progress(Progress::Silent);
-        if let Some(scaling) = scaling {
-            trainer = trainer.hook(scaling);
-        }
-        trainer.fit(&data, None, 60).expect("it trains");
-        let skipped: u64 = trainer
-            .history()
-            .iter()
-            .map(|epoch| epoch.skipped_steps)
-            .sum();
-        (model.named_parameters()[0].1.to_vec(), skipped)
-    };
-    let (lost, skipped) = trained(None);
-    assert_eq!(
-        (lost, skipped),
-        (vec![0.0; 8], 0),
-        "every gradient vanished"
-    );
-
-    // 2^50 · 2 · 1e-8 / 64 is some 350,000 for an error of 1: more than f16 can hold.
-    let scaling = LossScaling::new(LossScaler {
-        scale: 2.0_f32.powi(50),
-        ..LossScaler::default()
-    });
-    let (learned, skipped) = trained(Some(scaling.clone()));
-    assert!(skipped > 0, "so large a scale overflows first");
-    assert_eq!(scaling.scaler().scale, 2.0_f32.powi(50 - skipped as i32));
-    let target = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-    for (weight, target) in learned.iter().zip(target) {
-        // Weights around 1 are 2^-10 apart in f16, and errors of that size are all the outputs can tell.
-        assert!((weight - target).abs() <= 2.0 / 1024.0, "{learned:?}");
-    }
 }

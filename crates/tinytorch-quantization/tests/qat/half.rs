@@ -1,0 +1,285 @@
+//! Training in half precision: what it computes, what it keeps, and what goes wrong without its precautions.
+
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tinytorch_core::data::{DataLoader, Targets, TensorDataset};
+use tinytorch_core::nn::{
+    BatchNorm2d, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear, MaxPool2d, Relu,
+    Sequential,
+};
+use tinytorch_core::optim::{Sgd, SgdConfig};
+use tinytorch_core::train::{MeanSquaredError, Objective, Progress, Trainer};
+use tinytorch_core::{Tensor, no_grad};
+use tinytorch_quantization::{Half, HalfModel, HalfWeights, LossScaler, LossScaling, to_half};
+
+type Rng = ChaCha8Rng;
+
+/// Whole numbers from −2 to 2: their products and the sums of those are exact in `f32`, in whatever order.
+fn whole(shape: &[usize], rng: &mut Rng) -> Tensor {
+    let tensor = Tensor::zeros(shape);
+    tensor.update(|mut values| values.mapv_inplace(|_| rng.random_range(-2..=2) as f32));
+    tensor
+}
+
+fn made_whole(model: &Sequential, rng: &mut Rng) {
+    for (_, parameter) in model.named_parameters() {
+        parameter
+            .assign(&whole(parameter.shape(), rng))
+            .expect("its own shape");
+    }
+}
+
+/// A network of products in 16 bits, with at most one layer in `f32`, at its end, behind which nothing is whole.
+fn random_network(rng: &mut Rng) -> (Sequential, Tensor) {
+    let groups = rng.random_range(1..=3);
+    let channels = groups * rng.random_range(1..=2);
+    let outputs = groups * rng.random_range(1..=3);
+    let [height, width] = [rng.random_range(4..=9), rng.random_range(4..=9)];
+    let config = Conv2dConfig::new(channels, outputs, rng.random_range(1..=3))
+        .padding(rng.random_range(0..=2))
+        .stride(rng.random_range(1..=3))
+        .groups(groups)
+        .bias(rng.random());
+    let mut model = Sequential::new().with(Conv2d::new(config, rng).expect("a good configuration"));
+    if rng.random() {
+        model = model.with(Relu).with(MaxPool2d::new(1));
+    }
+    let x = whole(&[3, channels, height, width], rng);
+    if rng.random() {
+        let config = Conv2dConfig::new(outputs, 2, 3).padding(1);
+        model = model.with(Conv2d::new(config, rng).expect("a good configuration"));
+    }
+    let end = rng.random_range(0..4);
+    if end == 0 {
+        made_whole(&model, rng);
+        let shape = no_grad(|| model.forward(&x))
+            .expect("fits")
+            .shape()
+            .to_vec();
+        return (model.with(BatchNorm2d::new(shape[1])), x);
+    }
+    model = model.with(Flatten);
+    let size = no_grad(|| model.forward(&x)).expect("fits").len() / 3;
+    model = model
+        .with(Linear::new(size, 5, rng))
+        .with(Relu)
+        .with(Linear::without_bias(5, 4, rng));
+    made_whole(&model, rng);
+    (if end == 1 { model.with(Gelu) } else { model }, x)
+}
+
+/// The same by rounding at every place on the framework's own tape.
+fn by_rounding(model: &Sequential, half: Half, x: &Tensor) -> Tensor {
+    let layers = model.shared().iter().map(|(_, layer)| layer.clone());
+    let mut y = to_half(x, half);
+    for layer in layers {
+        let any = layer.as_any();
+        let rounded = |t: Option<&Tensor>| t.map(|t| to_half(t, half));
+        let out = if let Some(linear) = any.downcast_ref::<Linear>() {
+            y.linear(
+                &to_half(linear.weight(), half),
+                rounded(linear.bias()).as_ref(),
+            )
+        } else if let Some(conv) = any.downcast_ref::<Conv2d>() {
+            let weight = to_half(conv.weight(), half);
+            y.conv2d(&weight, rounded(conv.bias()).as_ref(), conv.options())
+        } else {
+            layer.forward(&y)
+        };
+        y = to_half(&out.expect("fits"), half);
+    }
+    y
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn values_and_gradients_are_those_of_rounding_at_every_place(seed: u64, bf16: bool) {
+        let rng = &mut Rng::seed_from_u64(seed);
+        let half = if bf16 { Half::Bf16 } else { Half::F16 };
+        let (model, x) = random_network(rng);
+        let x = x.with_grad();
+        let half_model = HalfModel::new(&model, half);
+        let run = |forward: &dyn Fn() -> Tensor| {
+            model.zero_grad();
+            x.zero_grad();
+            let y = forward();
+            let upstream = whole(y.shape(), &mut Rng::seed_from_u64(seed));
+            y.backward_from(&upstream).expect("recorded");
+            let grads = model.named_parameters().into_iter().map(|(_, p)| p);
+            let grads = grads.chain([x.clone()]).map(|p| p.grad().expect("a leaf").to_vec());
+            (y.to_vec(), grads.collect::<Vec<_>>())
+        };
+        let expected = run(&|| by_rounding(&model, half, &x));
+        let got = run(&|| half_model.forward(&x).expect("fits"));
+        prop_assert_eq!(&got.0, &expected.0);
+        let whole_to_the_end = model.shared().last().is_some_and(|(_, layer)| layer.as_any().is::<Linear>());
+        for (got, expected) in got.1.iter().zip(&expected.1) {
+            // Behind a layer in `f32` gradients are not whole: sums differ by their order, so that a rounding to 8 bits (2^-9
+            // of a value) may fall to the other side. There are at most four in a row.
+            let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            let tolerance = if whole_to_the_end { 0.0 } else { largest * 4.0 / 256.0 };
+            let close = got.iter().zip(expected).all(|(a, b)| (a - b).abs() <= tolerance);
+            prop_assert!(close && got.len() == expected.len());
+        }
+    }
+}
+
+#[test]
+fn activations_are_kept_once_in_two_bytes_each() {
+    let rng = &mut Rng::seed_from_u64(1);
+    let model = Sequential::new()
+        .with(Linear::new(8, 16, rng))
+        .with(Relu)
+        .with(Linear::new(16, 4, rng));
+    let half = HalfModel::new(&model, Half::Bf16);
+    let y = half.forward(&Tensor::randn(&[10, 8], rng)).expect("fits");
+    // The input, and the output of the ReLU, which is the input of the last layer.
+    assert_eq!(half.saved_bytes(), 2 * (10 * 8 + 10 * 16));
+    y.sum().backward().expect("a scalar");
+}
+
+#[test]
+fn a_layer_that_is_computed_again_leaves_no_second_trace() {
+    let rng = &mut Rng::seed_from_u64(2);
+    let model = Sequential::new()
+        .with(BatchNorm2d::new(2))
+        .with(Dropout::new(0.5, rng).expect("a probability"));
+    let x = Tensor::randn(&[4, 2, 3, 3], rng).with_grad();
+    let half = HalfModel::new(&model, Half::Bf16);
+    let y = half.forward(&x).expect("fits");
+    let moments = |model: &Sequential| -> Vec<Vec<f32>> {
+        model
+            .named_buffers()
+            .iter()
+            .map(|(_, buffer)| buffer.to_vec())
+            .collect()
+    };
+    let (buffers, generators) = (moments(&model), model.named_rng_states());
+    y.sum().backward().expect("a scalar");
+    assert_eq!(moments(&model), buffers);
+    assert_eq!(model.named_rng_states(), generators);
+    // The bias of the batch norm is told how many of its channel's values were kept, doubled by the dropout: only with
+    // the same mask as before is that the number of outputs that are not 0.
+    let kept = y.array();
+    let bias = model.named_parameters()[1]
+        .1
+        .grad()
+        .expect("a leaf")
+        .to_vec();
+    for (channel, bias) in bias.into_iter().enumerate() {
+        let values = kept.index_axis(ndarray::Axis(1), channel);
+        let count = values.iter().filter(|value| **value != 0.0).count();
+        assert_eq!(bias, 2.0 * count as f32);
+    }
+}
+
+/// The mean square, made so small that its gradients are less than what f16 can hold.
+struct Tiny;
+
+const TINY: f32 = 1e-8;
+
+impl Objective for Tiny {
+    fn loss(&self, outputs: &Tensor, targets: &Targets) -> tinytorch_core::Result<Tensor> {
+        Ok(&MeanSquaredError.loss(outputs, targets)? * TINY)
+    }
+}
+
+#[test]
+fn training_in_half_precision_needs_its_loss_scaled() {
+    let rng = &mut Rng::seed_from_u64(7);
+    let x = Tensor::randn(&[64, 8], rng);
+    let target = x.slice_axis(1, 0..1).expect("a column");
+    let dataset = TensorDataset::new(&x, Targets::Values(target)).expect("fits");
+    let data = DataLoader::new(dataset, 64).expect("a batch size");
+    let trained = |half: Half, scaling: Option<LossScaling>| {
+        let linear = Linear::from_parts(Tensor::zeros(&[1, 8]), None).expect("[out, in]");
+        let model = Sequential::new().with(linear);
+        let half = HalfModel::new(&model, half);
+        let config = SgdConfig {
+            learning_rate: 0.25 / f64::from(TINY),
+            ..SgdConfig::default()
+        };
+        let sgd = Sgd::new(half.named_parameters(), config);
+        let mut trainer = Trainer::new(&half, sgd, Tiny).progress(Progress::Silent);
+        if let Some(scaling) = scaling {
+            trainer = trainer.hook(scaling);
+        }
+        trainer.fit(&data, None, 60).expect("it trains");
+        let skipped: u64 = trainer
+            .history()
+            .iter()
+            .map(|epoch| epoch.skipped_steps)
+            .sum();
+        (model.named_parameters()[0].1.to_vec(), skipped)
+    };
+    let (lost, skipped) = trained(Half::F16, None);
+    assert_eq!(
+        (lost, skipped),
+        (vec![0.0; 8], 0),
+        "every gradient vanished"
+    );
+
+    // 2^50 · 2 · 1e-8 / 64 is some 350,000 for an error of 1: more than f16 can hold.
+    let scaling = LossScaling::new(LossScaler {
+        scale: 2.0_f32.powi(50),
+        ..LossScaler::default()
+    });
+    let (learned, skipped) = trained(Half::F16, Some(scaling.clone()));
+    assert!(skipped > 0, "so large a scale overflows first");
+    assert_eq!(scaling.scaler().scale, 2.0_f32.powi(50 - skipped as i32));
+    let target = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    for (weight, target) in learned.iter().zip(target) {
+        // Weights around 1 are 2^-10 apart in f16, and errors of that size are all the outputs can tell.
+        assert!((weight - target).abs() <= 2.0 / 1024.0, "{learned:?}");
+    }
+    // bf16 has the range of f32: nothing vanishes, and nothing need be scaled. Weights around 1 are 2^-7 apart.
+    let (learned, skipped) = trained(Half::Bf16, None);
+    assert_eq!(skipped, 0);
+    for (weight, target) in learned.iter().zip(target) {
+        assert!((weight - target).abs() <= 2.0 / 128.0, "{learned:?}");
+    }
+}
+
+/// The loss `w`, whose gradient is 1 everywhere.
+struct Slope;
+
+impl Objective for Slope {
+    fn loss(&self, outputs: &Tensor, _targets: &Targets) -> tinytorch_core::Result<Tensor> {
+        Ok(outputs.mean())
+    }
+}
+
+#[test]
+fn small_updates_are_lost_without_master_weights() {
+    let x = Tensor::ones(&[4, 1]);
+    let dataset = TensorDataset::new(&x, Targets::Values(x.clone())).expect("fits");
+    let data = DataLoader::new(dataset, 4).expect("a batch size");
+    // Numbers just below 1 are 2^-11 apart in f16 and 2^-8 in bf16: an eighth of that is lost in rounding.
+    for (half, apart) in [
+        (Half::F16, 2.0_f64.powi(-11)),
+        (Half::Bf16, 2.0_f64.powi(-8)),
+    ] {
+        let trained = |master: bool| {
+            let linear = Linear::from_parts(Tensor::ones(&[1, 1]), None).expect("[out, in]");
+            let model = Sequential::new().with(linear);
+            let half_model = HalfModel::new(&model, half);
+            let config = SgdConfig {
+                learning_rate: apart / 8.0,
+                ..SgdConfig::default()
+            };
+            let sgd = Sgd::new(half_model.named_parameters(), config);
+            let mut trainer = Trainer::new(&half_model, sgd, Slope).progress(Progress::Silent);
+            if !master {
+                trainer = trainer.hook(HalfWeights(half));
+            }
+            trainer.fit(&data, None, 64).expect("it trains");
+            f64::from(model.named_parameters()[0].1.to_vec()[0])
+        };
+        assert_eq!(trained(false), 1.0, "{half:?}: all 64 updates are lost");
+        // A power of two each time: exact in f32.
+        assert_eq!(trained(true), 1.0 - 64.0 * apart / 8.0, "{half:?}");
+    }
+}
