@@ -142,10 +142,6 @@ impl Batch<'_> {
         let questions = questions?;
         self.name_checks(&questions)?;
         let libraries = workshop.libraries()?;
-        self.results.keep_plan(&Plan {
-            checks: questions.checks(),
-            ..self.plan.clone()
-        })?;
         let mut graders = Vec::new();
         for job in prepared {
             let job = job?;

@@ -59,6 +59,10 @@ pub enum Command {
     Answers(report::cli::AnswerWishes),
     /// Attack the grader with every attack of the catalogue, and say what stopped each.
     SelfAttack,
+    /// Lay the submissions out for MOSS and Dolos, with the stub as what everybody was given.
+    Plagiarism(report::cli::CopyWishes),
+    /// Pack the autograder that Gradescope wants to be uploaded.
+    GradescopeZip(report::cli::ZipWishes),
     /// What the walls around a submission are worth on this machine.
     Isolation,
 }

@@ -56,6 +56,12 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
             report::cli::answer_sheets(arguments.workspace.as_deref(), wishes, context.json)
         }
         Command::SelfAttack => self_attack::run(&context),
+        Command::Plagiarism(wishes) => {
+            report::cli::plagiarism(arguments.workspace.as_deref(), wishes, context.json)
+        }
+        Command::GradescopeZip(wishes) => {
+            report::cli::gradescope_zip(arguments.workspace.as_deref(), wishes, context.json)
+        }
         Command::Isolation => isolation::run(&context),
     }
 }
