@@ -193,8 +193,8 @@ impl Sketch {
 /// What was seen, cut to magnitudes up to `limit`.
 fn limited(seen: ValueRange, limit: f32) -> ValueRange {
     ValueRange {
-        min: seen.min.max(-limit),
-        max: seen.max.min(limit),
+        min: (-limit).max(seen.min),
+        max: limit.min(seen.max),
     }
 }
 
