@@ -10,6 +10,34 @@
 //! | [`Calibration::Percentile`] | what nearly all magnitudes keep to | |
 //! | [`Calibration::Entropy`] | the one whose codes resemble the values most | Migacz 2017 |
 //! | [`Calibration::MeanSquaredError`] | the one with the smallest mean squared error | Banner et al. 2019, "Post-training 4-bit quantization" |
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::Tensor;
+//! use tinytorch_core::nn::{Linear, Relu, Sequential};
+//! use tinytorch_quantization::{Calibration, PrepareOptions, calibrate, convert, prepare};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new().with(Linear::new(16, 8, rng)).with(Relu);
+//! let mut prepared = prepare(&model, &PrepareOptions::default())?;
+//! let batches: Vec<Tensor> = (0..20).map(|_| Tensor::randn(&[32, 16], rng)).collect();
+//! calibrate(&mut prepared, batches)?;
+//!
+//! // Every method from the same pass over the data.
+//! for method in [Calibration::MinMax, Calibration::Percentile(99.9), Calibration::MeanSquaredError] {
+//!     prepared.recalibrate(method)?;
+//!     for report in prepared.calibration_report()? {
+//!         println!("{report}");
+//!         assert!(report.clipped < 0.002);
+//!         // Maxima of 20 batches still move by more than 1 % of the range: more data would help them.
+//!         assert!(method != Calibration::MinMax || report.is_enough(0.01) == Some(false));
+//!     }
+//!     let quantized = convert(&prepared)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 
