@@ -16,6 +16,7 @@
 mod ceilings;
 mod data;
 mod linear;
+mod models;
 mod products_f32;
 mod products_i8;
 
@@ -88,6 +89,7 @@ fn prepare(section: &str, sizes: &[usize]) -> Result<Vec<Subject>> {
         ("ceilings", &[bytes]) => ceilings::subjects(bytes),
         ("i8", &[m, k, n]) => products_i8::subjects(m, k, n),
         ("linear", &[m, d]) => linear::subjects(m, d),
+        ("model", &[number, batch]) => models::subjects(number, batch)?,
         ("f32", &[m, k, n]) => products_f32::subjects(m, k, n),
         _ => bail!("no section {section} with {} sizes", sizes.len()),
     })

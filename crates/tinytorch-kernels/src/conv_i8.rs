@@ -1,11 +1,13 @@
 //! The integer convolution, channels last: `i8 · i8 -> i32`, with the endings of the product.
 //!
 //! A convolution is a product whose left matrix is the image, read patch by patch. The patches are gathered a tile of
-//! rows at a time, inside the kernel, so the whole im2col matrix never exists. Depthwise convolutions have one weight
+//! rows at a time, inside the kernel (from a copy of the images with its padding, unless there are groups), so the whole im2col
+//! matrix never exists. Depthwise convolutions have one weight
 //! per output and tap, too few for a product, and take their own path over the channels.
 
 mod depthwise;
 mod patches;
+mod runs;
 pub mod scalar;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,7 @@ use crate::elements;
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::ending::Ending;
-use crate::gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, chosen};
+use crate::gemm_i8::{GemmI8, MAX_K, PackedWeights, Requantize, Scale, chosen};
 use depthwise::Depthwise;
 use patches::Patches;
 
@@ -115,6 +117,8 @@ pub struct PackedConv2d {
 
 #[derive(Clone, Debug)]
 enum Weights {
+    /// One product, with windows as runs of the images.
+    Runs(PackedWeights),
     /// One product per group.
     Groups(Vec<PackedWeights>),
     /// One channel in and one out in each group.
@@ -154,6 +158,9 @@ impl PackedConv2d {
         let one_to_one = shape.in_channels == shape.groups && out == shape.groups;
         let weights = if one_to_one && shape.groups > 1 {
             Weights::Depthwise(Depthwise::new(out, taps, weights))
+        } else if let Some(inputs) = runs::inputs(&shape) {
+            let weights = runs::round_up(&shape, weights);
+            Weights::Runs(PackedWeights::with_kernel(kernel, out, inputs, &weights))
         } else {
             let outputs = out / shape.groups;
             let group = |g: usize| {
@@ -173,6 +180,7 @@ impl PackedConv2d {
     /// Bytes held on the heap.
     pub fn bytes(&self) -> usize {
         match &self.weights {
+            Weights::Runs(weights) => weights.bytes(),
             Weights::Groups(groups) => groups
                 .iter()
                 .map(|group| group.bytes() + size_of::<PackedWeights>())
@@ -184,6 +192,7 @@ impl PackedConv2d {
     /// The weights as they were given, `[out, kernel height, kernel width, in / groups]`.
     pub fn unpack(&self) -> Vec<i8> {
         match &self.weights {
+            Weights::Runs(weights) => runs::cut(&self.shape, &weights.unpack()),
             Weights::Groups(groups) => groups.iter().flat_map(PackedWeights::unpack).collect(),
             Weights::Depthwise(weights) => weights.unpack(),
         }
@@ -295,6 +304,10 @@ impl PackedConv2d {
                 let out = BlockMut::new(out, rows, 0, channels, channels);
                 run(Group::Depthwise(weights), patches, out);
             }
+            Weights::Runs(weights) => {
+                let out = BlockMut::new(out, rows, 0, channels, channels);
+                run(Group::Runs(weights), patches, out);
+            }
             Weights::Groups(groups) => {
                 for (index, weights) in groups.iter().enumerate() {
                     let first = index * weights.n();
@@ -312,6 +325,7 @@ impl PackedConv2d {
 
 /// The part of a convolution that is computed in one go.
 enum Group<'a> {
+    Runs(&'a PackedWeights),
     Product {
         first: usize,
         weights: &'a PackedWeights,
@@ -323,6 +337,7 @@ impl Group<'_> {
     /// The channels of the result that it computes.
     fn outputs(&self) -> std::ops::Range<usize> {
         match self {
+            Group::Runs(weights) => 0..weights.n(),
             Group::Product { first, weights } => *first..first + weights.n(),
             Group::Depthwise(weights) => 0..weights.channels(),
         }
@@ -331,6 +346,7 @@ impl Group<'_> {
     #[track_caller]
     fn run(&self, patches: &Patches<'_>, zero_point: i32, bias: &[i32], ending: Ending<'_>) {
         match self {
+            Group::Runs(weights) => runs::run(weights, patches, zero_point, bias, ending),
             Group::Product { weights, .. } => {
                 let activations: &dyn Activations = patches;
                 weights.run(patches.rows(), activations, zero_point, bias, ending);

@@ -46,10 +46,9 @@ pub struct Interval {
 
 impl Interval {
     fn negated(self) -> Self {
-        // Not `-x`, which makes −0.0 of 0.0.
         Self {
-            low: 0.0 - self.high,
-            high: 0.0 - self.low,
+            low: -self.high,
+            high: -self.low,
         }
     }
 }

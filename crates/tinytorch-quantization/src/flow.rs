@@ -90,7 +90,7 @@ impl Codes {
                     });
                 }
                 let rows = x.shape[..x.shape.len() - 1].iter().product();
-                x.codes = layer.forward(rows, &x.codes)?;
+                x.codes = layer.forward(rows, &x.codes);
                 x.shape.pop();
                 x.shape.push(outputs);
                 x.qparams = layer.ending.output;
@@ -99,7 +99,7 @@ impl Codes {
             Step::Conv2d(layer) => {
                 let out = layer.output_size(&self.shape)?;
                 let (mut x, size) = self.channels_last()?;
-                x.codes = layer.forward(size, out, &x.codes)?;
+                x.codes = layer.forward(size, out, &x.codes);
                 x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
                 x.qparams = layer.ending.output;
                 Ok(x)

@@ -44,9 +44,7 @@ pub(crate) enum Role<'a> {
     Weighted,
     Same(&'a QLayer),
     Float(&'a str),
-    /// Ways that meet on codes: `Some(relu)` for a sum, `None` for a concatenation.
-    Ways(Option<bool>),
-    /// An embedding, or ways that meet as real values.
+    /// A sum, a concatenation, an embedding.
     Other,
 }
 
@@ -436,8 +434,6 @@ impl Stage {
             Plan::Weighted { .. } => Role::Weighted,
             Plan::Same(layer) => Role::Same(layer),
             Plan::Float(reason) => Role::Float(reason),
-            Plan::Residual { relu, real: None } => Role::Ways(Some(*relu)),
-            Plan::Concat { real: None } => Role::Ways(None),
             Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => Role::Other,
         }
     }

@@ -127,6 +127,8 @@ pub(crate) struct Ending {
     bias: Box<[i32]>,
     /// The parameters of the weights, without their zeros.
     scales: Scales,
+    /// One for each output: computed once, for a single row of a small layer they would take longer than the product.
+    multipliers: Box<[f32]>,
     weight_codes: CodeRange,
     pub input: QParams,
     pub output: QParams,
@@ -140,19 +142,27 @@ enum Scales {
 }
 
 impl Ending {
-    fn new(weight: &QTensor, bias: &[i32], input: QParams, output: QParams, relu: bool) -> Self {
+    fn new(
+        weight: &QTensor,
+        bias: &[i32],
+        input: QParams,
+        output: QParams,
+        relu: bool,
+    ) -> Result<Self> {
+        let multipliers = multipliers(input.scale, &weight.row_scales(), output.scale)?;
         let scales = match weight.qparams() {
             Some(qparams) => Scales::One(qparams.scale),
             None => Scales::Each(weight.row_scales().into()),
         };
-        Self {
+        Ok(Self {
             bias: bias.into(),
             scales,
+            multipliers: multipliers.into(),
             weight_codes: weight.range(),
             input,
             output,
             relu,
-        }
+        })
     }
 
     fn bytes(&self) -> usize {
@@ -160,7 +170,8 @@ impl Ending {
             Scales::One(_) => 1,
             Scales::Each(scales) => scales.len(),
         };
-        self.bias.len() * size_of::<i32>() + scales * size_of::<f32>() + 2 * size_of::<QParams>()
+        let reals = scales + self.multipliers.len();
+        self.bias.len() * size_of::<i32>() + reals * size_of::<f32>() + 2 * size_of::<QParams>()
     }
 
     /// The meaning of the weights.
@@ -174,29 +185,17 @@ impl Ending {
         }
     }
 
-    /// Calls `run` with the kernel's description of what to do.
-    ///
-    /// The multipliers are computed on every call: next to the product they cost little, and held they would be four
-    /// more bytes for each output.
-    fn with<R>(&self, run: impl FnOnce(&Requantize<'_>) -> R) -> Result<R> {
-        let all;
-        let scales: &[f32] = match &self.scales {
-            Scales::One(scale) => {
-                all = vec![*scale; self.bias.len()];
-                &all
-            }
-            Scales::Each(scales) => scales,
-        };
-        let multipliers = multipliers(self.input.scale, scales, self.output.scale)?;
+    /// The kernel's description of what to do.
+    fn requantize(&self) -> Requantize<'_> {
         let zero_point = self.output.zero_point;
         let CodeRange { min, max } = CodeRange::INT8;
-        Ok(run(&Requantize {
+        Requantize {
             bias: &self.bias,
-            multipliers: &multipliers,
+            multipliers: &self.multipliers,
             zero_point,
             min: if self.relu { zero_point } else { min },
             max,
-        }))
+        }
     }
 }
 
@@ -220,7 +219,7 @@ impl PackedLinear {
             layer.input(),
             layer.output(),
             layer.has_relu(),
-        );
+        )?;
         let codes = layer.weight().as_slice();
         let packed = match channels {
             Some(c) => pack(n, k, &crate::qlayer::channels_last(codes, [n, c, k / c]))?,
@@ -253,14 +252,13 @@ impl PackedLinear {
     }
 
     /// `[rows, in]` to `[rows, out]`.
-    pub fn forward(&self, rows: usize, codes: &[i8]) -> Result<Vec<i8>> {
+    pub fn forward(&self, rows: usize, codes: &[i8]) -> Vec<i8> {
         let mut result = vec![0; rows * self.packed.n()];
         let zero_point = self.ending.input.zero_point;
-        self.ending.with(|ending| {
-            self.packed
-                .requantized(rows, codes, zero_point, ending, &mut result);
-        })?;
-        Ok(result)
+        let ending = self.ending.requantize();
+        self.packed
+            .requantized(rows, codes, zero_point, &ending, &mut result);
+        result
     }
 
     /// How many inputs and outputs there are.
@@ -300,7 +298,7 @@ impl PackedConv2d {
             layer.input(),
             layer.output(),
             layer.has_relu(),
-        );
+        )?;
         let codes = layer.weight().as_slice();
         let codes = crate::qlayer::channels_last(codes, [outputs, group_inputs, height * width]);
         let kernel = chosen().map_err(|error| Error::Kernel(error.to_string()))?;
@@ -341,7 +339,7 @@ impl PackedConv2d {
     }
 
     /// Images with channels last, to images with channels last.
-    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8]) -> Result<Vec<i8>> {
+    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8]) -> Vec<i8> {
         let channels = self.packed.shape().out_channels;
         let mut result = vec![0; size.batch * out[0] * out[1] * channels];
         let images = Images {
@@ -350,11 +348,10 @@ impl PackedConv2d {
             width: size.width,
         };
         let zero_point = self.ending.input.zero_point;
-        self.ending.with(|ending| {
-            self.packed
-                .requantized(images, codes, zero_point, ending, &mut result);
-        })?;
-        Ok(result)
+        let ending = self.ending.requantize();
+        self.packed
+            .requantized(images, codes, zero_point, &ending, &mut result);
+        result
     }
 
     /// Height and width of the result, if the images fit.

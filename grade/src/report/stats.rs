@@ -149,9 +149,8 @@ impl Statistics {
         for check in &self.checks {
             let _ = writeln!(
                 text,
-                "| `{}` | {} of {} | {:.2} | {} | {} |",
-                // Identifiers of the course's, in code.
-                check.id.replace('`', "'"),
+                "| {} | {} of {} | {:.2} | {} | {} |",
+                safe(&check.id),
                 check.passed,
                 check.asked,
                 check.difficulty,
@@ -171,8 +170,8 @@ impl Statistics {
                 .map_or("not in the catalogue".into(), safe);
             let _ = writeln!(
                 text,
-                "- `{}`: {} students ({}): {}",
-                cluster.check.replace('`', "'"),
+                "- {}: {} students ({}): {}",
+                safe(&cluster.check),
                 cluster.students.len(),
                 mistake,
                 safe(&cluster.students.join(", "))
