@@ -7,11 +7,39 @@ use ndarray::{ArrayD, Axis};
 use super::moments::{Inputs, Moments};
 use super::rounding::{Hessian, RoundingOptions, round_row, shared_scale};
 use crate::error::{Error, Result};
+use crate::finite::check_finite;
 use crate::folded::{Folded, Operation};
 use crate::framework::Tensor;
 use crate::layer::{quantize_parts, smallest_scale};
-use crate::qtensor::{Parameters, QTensor};
-use crate::scheme::{CodeRange, Granularity, QParams};
+use crate::parameters::Parameters;
+use crate::qtensor::QTensor;
+use crate::scheme::{Granularity, QParams, Symmetry};
+
+/// Learns codes for the weight of a layer from what flows into it: for weights that are stored as codes and multiplied as real
+/// numbers (weight-only), so groups of columns may have scales of their own.
+///
+/// `inputs` are batches as the layer takes them. The codes read back as the weights whose outputs on these are nearest to those
+/// of the real ones, or nearly so; what they cannot do on average, the bias could ([`repair`](super::repair) sees to both for a
+/// whole integer model).
+///
+/// # Errors
+///
+/// [`Error::EmptyCalibration`] if no batch has a value; [`Error::ShapeMismatch`] if one does not fit the layer;
+/// [`Error::NotFinite`]; [`Error::Unsupported`] for codes that are not symmetric; [`Error::BadCodeRange`].
+pub fn learn_codes(
+    folded: &Folded,
+    inputs: &[Tensor],
+    options: RoundingOptions,
+) -> Result<QTensor> {
+    if inputs.iter().all(Tensor::is_empty) {
+        return Err(Error::EmptyCalibration);
+    }
+    for batch in inputs {
+        check_finite(&batch.to_vec()).map_err(|error| error.in_tensor("input"))?;
+    }
+    let flow: Vec<_> = inputs.iter().map(|x| (x.clone(), x.clone())).collect();
+    Statistics::of(folded, &flow)?.learn_codes(folded, None, false, options)
+}
 
 /// What was learned of a layer's inputs, group by group.
 pub(crate) struct Statistics {
@@ -87,7 +115,7 @@ impl Statistics {
     pub fn learn_codes(
         &self,
         folded: &Folded,
-        input_scale: f32,
+        input_scale: Option<f32>,
         centred: bool,
         options: RoundingOptions,
     ) -> Result<QTensor> {
@@ -96,16 +124,23 @@ impl Statistics {
             folded.bias.len(),
             folded.weight.len() / folded.bias.len().max(1),
         );
-        // Where plain rounding would begin. It checks everything, and its scales leave room for the bias.
-        let (plain, _) = quantize_parts(
-            folded.weight.view(),
-            &folded.bias,
-            folded.scheme,
-            input_scale,
-        )?;
-        let mut scales = plain.row_scales();
+        // Where plain rounding would begin.
+        let parameters = starting_parameters(folded, input_scale)?;
+        let block = match parameters {
+            Parameters::PerGroup { size, .. } => size.min(columns.max(1)),
+            Parameters::PerTensor(_) | Parameters::PerChannel { .. } => columns.max(1),
+        };
+        let blocks = columns.div_ceil(block);
+        let shared = matches!(parameters, Parameters::PerTensor(_));
+        let mut scales: Vec<f32> = parameters.pairs().iter().map(|pair| pair.scale).collect();
+        if shared {
+            scales = vec![scales[0]; outputs];
+        }
         // A corrected bias may be somewhat larger than the real one: twice the room is enough for any that could help.
-        let floor = |bias: &f32| 2.0 * smallest_scale(*bias, input_scale, columns);
+        let floor = |bias: &f32| match input_scale {
+            Some(input) => 2.0 * smallest_scale(*bias, input, columns),
+            None => 0.0,
+        };
         let floors: Vec<f32> = folded.bias.iter().map(floor).collect();
         let not_finite = || Error::Unsupported {
             what: "learning from inputs whose second moments overflow",
@@ -128,7 +163,6 @@ impl Statistics {
                 self.group(output, outputs).retarget(&row, hessian, centred)
             })
             .collect();
-        let shared = folded.scheme.granularity == Granularity::PerTensor;
         if shared && options.learn_scales {
             let rows = targets.iter().enumerate();
             let rows: Vec<(&Hessian, &[f64])> = rows
@@ -150,29 +184,38 @@ impl Statistics {
             } else {
                 floors[output]
             };
-            let scale = scales[output].max(floor);
-            let row = round_row(hessian, target, &[scale], columns, floor, codes, options);
-            scales[output] = row.scales[0];
+            let own = &mut scales[output * blocks..(output + 1) * blocks];
+            own.iter_mut().for_each(|scale| *scale = scale.max(floor));
+            let row = round_row(hessian, target, own, block, floor, codes, options);
+            own.copy_from_slice(&row.scales);
             written.extend(row.codes);
         }
-        write(written, folded.weight.shape(), shared, scales, codes)
+        let mut pairs = scales.into_iter().map(QParams::symmetric);
+        let parameters = parameters.map(|pair| pairs.next().unwrap_or(*pair));
+        QTensor::new(written, folded.weight.shape(), parameters, codes)
     }
 }
 
-fn write(
-    written: Vec<i8>,
-    shape: &[usize],
-    shared: bool,
-    scales: Vec<f32>,
-    codes: CodeRange,
-) -> Result<QTensor> {
-    let parameters = if shared {
-        Parameters::PerTensor(QParams::symmetric(scales.first().copied().unwrap_or(1.0)))
-    } else {
-        Parameters::PerChannel {
-            axis: 0,
-            qparams: scales.into_iter().map(QParams::symmetric).collect(),
+/// What plain rounding would write with. It checks weight, bias and scheme; for an integer layer, whose input has a scale, its
+/// scales leave room for the bias.
+fn starting_parameters(folded: &Folded, input_scale: Option<f32>) -> Result<Parameters> {
+    let weight = folded.weight.view();
+    match input_scale {
+        Some(input) => {
+            let (plain, _) = quantize_parts(weight, &folded.bias, folded.scheme, input)?;
+            Ok(plain.parameters().clone())
         }
-    };
-    QTensor::new(written, shape, parameters, codes)
+        None if folded.scheme.symmetry == Symmetry::Symmetric
+            && !matches!(
+                folded.scheme.granularity,
+                Granularity::PerChannel { axis: 1.. }
+            ) =>
+        {
+            folded.scheme.codes.check_i8()?;
+            Parameters::choose(weight, folded.scheme)
+        }
+        None => Err(Error::Unsupported {
+            what: "learned rounding for weights that are not symmetric, or whose channels do not lie along axis 0",
+        }),
+    }
 }

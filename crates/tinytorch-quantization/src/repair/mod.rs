@@ -55,6 +55,7 @@ mod report;
 mod rounding;
 mod walk;
 
+pub use layer::learn_codes;
 pub use model::{Equalized, equalize};
 pub use report::{LayerReport, RepairReport, Step, StepReport};
 pub use rounding::RoundingOptions;

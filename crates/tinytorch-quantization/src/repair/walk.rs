@@ -75,7 +75,7 @@ fn learn(
     let statistics = Statistics::of(folded, flow)?;
     let weight = match rounding {
         Some(options) => {
-            let codes = statistics.learn_codes(folded, input.scale, bias, options)?;
+            let codes = statistics.learn_codes(folded, Some(input.scale), bias, options)?;
             let weight = codes.dequantize();
             stage.set_weight_codes(codes)?;
             weight

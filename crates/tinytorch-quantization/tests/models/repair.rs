@@ -7,7 +7,7 @@ use tinytorch_core::nn::{
     BatchNorm2d, Conv2d, Conv2dConfig, Flatten, Gelu, Layer, Linear, MaxPool2d, Relu, Sequential,
 };
 use tinytorch_core::{Tensor, no_grad};
-use tinytorch_quantization::repair::equalize;
+use tinytorch_quantization::repair::{RoundingOptions, equalize, learn_codes};
 use tinytorch_quantization::{
     CodeRange, Error, Granularity, NonFinite, PrepareOptions, Prepared, RepairOptions, Scheme,
     calibrate, convert, prepare, repair,
@@ -360,4 +360,59 @@ fn the_report_is_a_table_and_json() {
     let json = serde_json::to_value(&report).expect("plain data");
     assert_eq!(json["steps"].as_array().map(Vec::len), Some(3));
     assert_eq!(json["steps"][2]["step"], "learned_rounding");
+}
+
+#[test]
+fn codes_in_groups_are_learned_for_weights_that_are_only_stored() {
+    let rng = &mut Rng::seed_from_u64(8);
+    let model = network(rng);
+    let (data, fresh) = (images(128, rng), images(64, rng));
+    let size = 16;
+    let prepared =
+        prepare(&model, &options(3, Granularity::PerGroup { size })).expect("known layers");
+    let mut inputs = vec![data, fresh];
+    for stage in prepared.stages() {
+        if let Some(folded) = stage.folded().expect("finite") {
+            let options = RoundingOptions::default();
+            let learned = learn_codes(&folded, &inputs[..1], options).expect("good inputs");
+            let plain =
+                tinytorch_quantization::QTensor::quantize(folded.weight.view(), folded.scheme);
+            let plain = plain.expect("finite");
+            assert_eq!(
+                learned.parameters().granularity(),
+                Granularity::PerGroup { size }
+            );
+            assert_eq!(
+                learned.parameters().pairs().len(),
+                plain.parameters().pairs().len()
+            );
+            let mut layer = prepare(&model, &PrepareOptions::default()).expect("known layers");
+            let layer = layer.stage_mut(stage.name()).expect("it is there");
+            let mut error = |weight| {
+                layer
+                    .set_folded(weight, folded.bias.clone())
+                    .expect("it fits");
+                let got = layer
+                    .forward(&inputs[1])
+                    .expect("it fits")
+                    .array()
+                    .into_owned();
+                let expected = stage.forward(&inputs[1]).expect("it fits");
+                (got - expected.array()).mapv(|x| x * x).sum()
+            };
+            // On inputs that nothing was learned from. A depthwise kernel has 9 weights of 3 bits: there is not much to win.
+            let (learned, plain) = (error(learned.dequantize()), error(plain.dequantize()));
+            assert!(learned < 0.9 * plain, "{}: {learned} {plain}", stage.name());
+        }
+        inputs
+            .iter_mut()
+            .for_each(|x| *x = stage.forward(x).expect("it fits"));
+    }
+    assert_eq!(
+        prepared.stages()[0]
+            .folded()
+            .expect("finite")
+            .map(|f| learn_codes(&f, &[], RoundingOptions::default())),
+        Some(Err(Error::EmptyCalibration))
+    );
 }
