@@ -1,38 +1,46 @@
-//! The experiment of module 15: train, quantize, and set f32 beside INT8.
+//! The experiments of module 15: each asks one question of the lesson and answers it with what it measures on the spot.
 //!
-//! Several networks are trained from different seeds; each is calibrated, converted, and judged on images it has not
-//! seen: first from the writers it learned from, then from other writers, which is harder and more honest. Bytes and
-//! latencies are those of the first network. Nothing that is printed was known before.
+//! Networks are trained here, from several seeds, on handwritten digits; those that several experiments need are trained
+//! once. Nothing that is printed was known before, but for figures that others published, which say so and where.
 
-mod measure;
+mod experiment;
+mod experiments;
+mod lab;
 mod model;
 mod progress;
-mod report;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
-use tinytorch_core::data::{ordered_split, stratified_split};
-use tinytorch_labs::stopwatch::Plan;
+use serde::Serialize;
 
-use progress::Progress;
-use report::Report;
+use experiment::{Experiment, Finding};
+use lab::{Effort, Lab, Settings};
 
-/// Train a small CNN on handwritten digits, quantize it, and measure f32 against INT8.
+/// Train small networks on handwritten digits, quantize them, and measure what that costs and what it brings.
 #[derive(Parser)]
 #[command(name = "tito lab 15_quantization")]
 struct Arguments {
-    /// How many networks to train on each split of the data, each from its own seed; fewer than 3 show no spread
+    /// Which experiments to run, by name; all of them unless one is named
+    experiments: Vec<String>,
+    /// List the experiments and the question each answers
+    #[arg(long)]
+    list: bool,
+    /// How many networks to train for each comparison, each from its own seed; fewer than 3 show no spread
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=100))]
     seeds: u64,
     /// Epochs per network
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=1000))]
     epochs: u64,
-    /// Three seeds, fewer epochs, shorter timing
+    /// Three seeds, fewer epochs, fewer settings, shorter timing: under a minute
     #[arg(long)]
     quick: bool,
+    /// The least that still runs everything: for tests
+    #[arg(long, hide = true)]
+    smoke: bool,
     /// Print one JSON document instead of text
     #[arg(long)]
     json: bool,
@@ -41,48 +49,154 @@ struct Arguments {
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Stop::Usage(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+        Err(Stop::Failed(error)) => {
             eprintln!("error: {error}");
             ExitCode::from(3)
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+/// Why the lab ended early.
+enum Stop {
+    Usage(String),
+    Failed(Box<dyn Error>),
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Everything that was measured, for programs.
+#[derive(Serialize)]
+struct Document {
+    lab: &'static str,
+    effort: Effort,
+    seeds: u64,
+    epochs: u64,
+    kernel: String,
+    threads: usize,
+    seconds: f64,
+    experiments: BTreeMap<&'static str, Entry>,
+}
+
+/// One experiment in the document.
+#[derive(Serialize)]
+struct Entry {
+    question: &'static str,
+    seconds: f64,
+    finding: serde_json::Value,
+}
+
+fn run(arguments: &Arguments) -> Result<(), Stop> {
+    let chosen = choose(&arguments.experiments)?;
+    if arguments.list {
+        return list(&chosen, arguments.json);
+    }
     let started = Instant::now();
     // Asked for before the training: a kernel that does not exist should not cost a minute.
     let kernel = tinytorch_kernels::gemm_i8::chosen()?.name().to_owned();
-    let (seeds, epochs) = match arguments.quick {
-        true => (arguments.seeds.min(3), arguments.epochs.min(6)),
-        false => (arguments.seeds, arguments.epochs),
-    };
-    let plan = Plan {
-        turns: if arguments.quick { 11 } else { 51 },
-        turn: Duration::from_millis(10),
-    };
-    let splits = [
-        ("same writers", stratified_split()?),
-        ("other writers", ordered_split()?),
-    ];
-    let progress = Progress::new(splits.len() as u64 * seeds * epochs, arguments.json);
-    let mut groups = Vec::new();
-    for (name, digits) in &splits {
-        let mut trials = Vec::new();
-        for seed in 1..=seeds {
-            progress.say(&format!("train {seed} of {seeds}, tested on the {name}"));
-            let model = model::train(&digits.train, seed, epochs, |epoch| progress.epoch(epoch))?;
-            trials.push(measure::trial(model, digits)?);
+    let settings = Settings::new(arguments.effort(), arguments.seeds, arguments.epochs);
+    let lab = Lab::new(
+        settings,
+        progress::Progress::new(chosen.len(), arguments.json),
+    )?;
+    let mut entries = BTreeMap::new();
+    for experiment in &chosen {
+        lab.progress.begin(experiment.name());
+        let begun = Instant::now();
+        let finding: Box<dyn Finding> = experiment.run(&lab)?;
+        if !arguments.json {
+            lab.progress.pause(|| {
+                println!("\n{}\n{}\n", experiment.name(), experiment.question());
+                println!("{finding}");
+            });
         }
-        groups.push((*name, trials));
+        let entry = Entry {
+            question: experiment.question(),
+            seconds: begun.elapsed().as_secs_f64(),
+            finding: finding.json()?,
+        };
+        entries.insert(experiment.name(), entry);
     }
-    progress.say("measure latencies");
-    let latencies = measure::latencies(&groups[0].1[0], &splits[0].1.test, plan)?;
-    progress.finish();
-    let report = Report::new(&groups, latencies, kernel, epochs, started.elapsed());
+    lab.progress.finish();
+    let (seconds, threads) = (
+        started.elapsed().as_secs_f64(),
+        rayon::current_num_threads(),
+    );
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let document = Document {
+            lab: "15_quantization",
+            effort: lab.settings.effort,
+            seeds: lab.settings.seeds,
+            epochs: lab.settings.epochs,
+            kernel,
+            threads,
+            seconds,
+            experiments: entries,
+        };
+        println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        print!("{report}");
+        println!(
+            "Every figure was measured in this run of {seconds:.0} s, with {threads} thread(s) and the INT8 kernel {kernel}, but for those\n\
+             that are called published.\n\n\
+             Next: write it yourself.   {} start 15_quantization",
+            tito()
+        );
     }
     Ok(())
+}
+
+impl Arguments {
+    fn effort(&self) -> Effort {
+        match (self.smoke, self.quick) {
+            (true, _) => Effort::Smoke,
+            (false, true) => Effort::Quick,
+            (false, false) => Effort::Full,
+        }
+    }
+}
+
+/// The experiments of these names; all if there are none.
+fn choose(names: &[String]) -> Result<Vec<Box<dyn Experiment>>, Stop> {
+    let all = experiments::all();
+    if names.is_empty() {
+        return Ok(all);
+    }
+    for name in names {
+        if !all.iter().any(|experiment| experiment.name() == name) {
+            let known: Vec<_> = all.iter().map(|experiment| experiment.name()).collect();
+            return Err(Stop::Usage(format!(
+                "there is no experiment `{name}`; there are {}",
+                known.join(", ")
+            )));
+        }
+    }
+    let chosen = |experiment: &Box<dyn Experiment>| names.iter().any(|n| n == experiment.name());
+    Ok(all.into_iter().filter(chosen).collect())
+}
+
+fn list(experiments: &[Box<dyn Experiment>], json: bool) -> Result<(), Stop> {
+    if json {
+        let pairs = experiments
+            .iter()
+            .map(|e| (e.name().to_owned(), e.question().into()));
+        let map: serde_json::Map<String, serde_json::Value> = pairs.collect();
+        println!("{}", serde_json::to_string_pretty(&map)?);
+    } else {
+        for experiment in experiments {
+            println!("{:<12} {}", experiment.name(), experiment.question());
+        }
+    }
+    Ok(())
+}
+
+/// How the reader calls `tito`: it tells us when it starts the lab.
+fn tito() -> String {
+    std::env::var("TITO_INVOCATION").unwrap_or_else(|_| "cargo tito".to_owned())
 }

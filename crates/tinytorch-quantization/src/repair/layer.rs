@@ -176,20 +176,34 @@ impl Statistics {
             learn_scales: options.learn_scales && !shared,
             ..options
         };
-        let mut written = Vec::with_capacity(folded.weight.len());
-        for (output, target) in targets.iter().enumerate() {
+        // Rows have nothing to do with each other: each thread takes some.
+        let learn = |(output, (target, own)): (usize, (&Vec<f64>, &mut [f32]))| {
             let hessian = &hessians[output * hessians.len() / outputs];
-            let floor = if shared {
-                scales[output]
-            } else {
-                floors[output]
-            };
-            let own = &mut scales[output * blocks..(output + 1) * blocks];
+            let floor = if shared { own[0] } else { floors[output] };
             own.iter_mut().for_each(|scale| *scale = scale.max(floor));
             let row = round_row(hessian, target, own, block, floor, codes, options);
             own.copy_from_slice(&row.scales);
-            written.extend(row.codes);
-        }
+            row.codes
+        };
+        let rows = targets.iter().zip(scales.chunks_exact_mut(blocks));
+        let mut rows: Vec<_> = rows.enumerate().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = outputs.div_ceil(threads).max(1);
+        let mut written = Vec::with_capacity(folded.weight.len());
+        std::thread::scope(|scope| {
+            let mut parts = Vec::new();
+            while !rows.is_empty() {
+                let part: Vec<_> = rows.drain(..share.min(rows.len())).collect();
+                let learn = &learn;
+                parts.push(scope.spawn(move || part.into_iter().flat_map(learn).collect()));
+            }
+            for part in parts {
+                let codes: Vec<i8> = part
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                written.extend(codes);
+            }
+        });
         let mut pairs = scales.into_iter().map(QParams::symmetric);
         let parameters = parameters.map(|pair| pairs.next().unwrap_or(*pair));
         QTensor::new(written, folded.weight.shape(), parameters, codes)

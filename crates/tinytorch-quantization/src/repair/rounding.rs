@@ -306,7 +306,7 @@ pub(crate) fn round_row(
                 candidate = before;
                 break;
             }
-            if !moved && before.error - candidate.error <= 1e-6 * before.error {
+            if !moved && before.error - candidate.error <= 1e-4 * before.error {
                 break;
             }
         }

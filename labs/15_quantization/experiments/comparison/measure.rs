@@ -1,9 +1,9 @@
-//! What the lab measures: accuracy, bytes, noise, time.
+//! What is measured of a network and its integer version: accuracy, bytes, noise, time.
 
-use std::error::Error;
+use std::rc::Rc;
 
 use serde::Serialize;
-use tinytorch_core::data::{Dataset, ImageDataset, Split};
+use tinytorch_core::data::{Dataset, ImageDataset};
 use tinytorch_core::nn::{Layer, Sequential};
 use tinytorch_core::safetensors::save_weights;
 use tinytorch_core::{Tensor, no_grad};
@@ -14,18 +14,16 @@ use tinytorch_quantization::{
     convert, prepare,
 };
 
-/// Images that calibration sees. They are training images: the test set is for judging only.
-const CALIBRATION: usize = 256;
-
 /// Batches whose latency is measured.
 const BATCHES: [usize; 2] = [1, 64];
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::experiment::Result;
+use crate::lab::{CALIBRATION, Lab, Writers};
 
 /// One trained network, its quantized version, and how the two compare.
 pub struct Trial {
     /// The network as it was trained.
-    pub model: Sequential,
+    pub model: Rc<Sequential>,
     /// The same in integers.
     pub quantized: QModel,
     /// Percent of the test images.
@@ -88,12 +86,12 @@ pub struct LayerNoise {
 }
 
 /// Quantizes a trained network and compares the two.
-pub fn trial(model: Sequential, digits: &Split<ImageDataset>) -> Result<Trial> {
-    let calibration: Vec<usize> = (0..CALIBRATION.min(digits.train.len())).collect();
+pub fn trial(lab: &Lab, writers: Writers, model: Rc<Sequential>) -> Result<Trial> {
+    let digits = lab.digits(writers);
+    let calibration = lab.calibration(writers, CALIBRATION)?;
+    let calibration_images = calibration.iter().map(|batch| batch.shape()[0]).sum();
     let mut prepared = prepare(&model, &PrepareOptions::default())?;
-    let batches = calibration.chunks(64).map(|part| digits.train.batch(part));
-    let batches = batches.collect::<tinytorch_core::Result<Vec<_>>>()?;
-    calibrate(&mut prepared, batches.into_iter().map(|batch| batch.inputs))?;
+    calibrate(&mut prepared, calibration)?;
     let quantized = convert(&prepared)?;
 
     let test = digits.test.all()?;
@@ -106,7 +104,7 @@ pub fn trial(model: Sequential, digits: &Split<ImageDataset>) -> Result<Trial> {
         int8_accuracy: 100.0 * accuracy(&after, classes, labels),
         agreement: 100.0 * agreement(&before, &after, classes),
         test_images: test.len(),
-        calibration_images: calibration.len(),
+        calibration_images,
         sizes: sizes(&model, &quantized)?,
         layers: noise(&prepared, &quantized, &test.inputs)?,
         left_in_float: left_in_float(&quantized),

@@ -1,15 +1,14 @@
-//! What the lab found, as text and as JSON.
+//! f32 beside INT8, as text and as JSON.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 use tinytorch_labs::summary::Summary;
 use tinytorch_labs::table::Table;
 
-use crate::measure::{Latency, LayerNoise, Sizes, Trial};
+use super::measure::{Latency, LayerNoise, Sizes, Trial};
 
-/// Everything the lab measured.
+/// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Images that calibration saw.
@@ -26,12 +25,6 @@ pub struct Report {
     pub layers: Vec<LayerNoise>,
     /// Layers of the first network that were left in f32, with the reason.
     pub left_in_float: Vec<String>,
-    /// Name of the INT8 kernel that ran.
-    pub kernel: String,
-    /// Threads that were allowed.
-    pub threads: usize,
-    /// Seconds from start to end.
-    pub seconds: f64,
 }
 
 /// Accuracy over several networks that were tested on the same images.
@@ -70,13 +63,7 @@ impl Accuracy {
 
 impl Report {
     /// Puts together what was measured. Each group of trials holds at least one network.
-    pub fn new(
-        groups: &[(&str, Vec<Trial>)],
-        latencies: Vec<Latency>,
-        kernel: String,
-        epochs: u64,
-        time: Duration,
-    ) -> Self {
+    pub fn new(groups: &[(&str, Vec<Trial>)], latencies: Vec<Latency>, epochs: u64) -> Self {
         let first = &groups[0].1[0];
         let accuracy = groups
             .iter()
@@ -89,9 +76,6 @@ impl Report {
             latencies,
             layers: first.layers.clone(),
             left_in_float: first.left_in_float.clone(),
-            kernel,
-            threads: rayon::current_num_threads(),
-            seconds: time.as_secs_f64(),
         }
     }
 
@@ -175,7 +159,7 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "\nf32 beside INT8. {} networks for each kind of test, {} epochs each, calibrated on {} training images,\n\
+            "f32 beside INT8. {} networks for each kind of test, {} epochs each, calibrated on {} training images,\n\
              tested on {} images they did not learn from. Mean ± standard deviation over the networks.\n",
             first.f32.count, self.epochs, self.calibration_images, first.test_images
         )?;
@@ -199,23 +183,8 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "Every figure was measured in this run of {:.0} s, with {} thread(s). The times are those of the library's\n\
-             kernel {}; the noise is that of the definitions, which give the same codes.",
-            self.seconds, self.threads, self.kernel
-        )?;
-        writeln!(
-            f,
-            "Bytes, times and layers are those of the first network.\n"
-        )?;
-        writeln!(
-            f,
-            "Next: write it yourself.   {} start 15_quantization",
-            tito()
+            "Bytes, times and layers are those of the first network; the noise is that of the definitions, which give the same\n\
+             codes as the library's kernels."
         )
     }
-}
-
-/// How the reader calls `tito`: it tells us when it starts the lab.
-fn tito() -> String {
-    std::env::var("TITO_INVOCATION").unwrap_or_else(|_| "cargo tito".to_owned())
 }

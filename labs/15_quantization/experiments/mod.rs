@@ -1,0 +1,22 @@
+//! The experiments, one file each.
+
+mod bits;
+mod calibration;
+mod channels;
+mod comparison;
+mod crossover;
+mod precision;
+
+use crate::experiment::Experiment;
+
+/// All experiments, in the order of the lesson.
+pub fn all() -> Vec<Box<dyn Experiment>> {
+    vec![
+        Box::new(comparison::Comparison),
+        Box::new(bits::Bits),
+        Box::new(channels::Channels),
+        Box::new(calibration::Calibrations),
+        Box::new(crossover::Crossover),
+        Box::new(precision::Precision),
+    ]
+}

@@ -1,0 +1,252 @@
+//! Training in 16 bits: time, bytes and accuracy of f32, bf16 and fp16, with and without loss scaling.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tinytorch_core::nn::{Layer, Sequential};
+use tinytorch_core::train::{Proceed, StepHook};
+use tinytorch_core::{Tensor, no_grad};
+use tinytorch_labs::summary::{Summary, median};
+use tinytorch_labs::table::Table;
+use tinytorch_quantization::{Half, HalfModel, LossScaler, LossScaling};
+
+use crate::experiment::{Experiment, Finding, Result};
+use crate::lab::{Lab, Writers};
+use crate::model;
+
+/// See the file.
+pub struct Precision;
+
+/// What a loss is multiplied by, besides 1: 2⁻²⁰, as if it were averaged over a million pixels or words. To Adam, whose steps do
+/// not depend on the size of gradients, that makes no difference; to a format without room below, it does.
+const SMALL_LOSS: f32 = 1.0 / (1 << 20) as f32;
+
+/// Ways to train.
+const WAYS: [(&str, Option<Half>, bool); 4] = [
+    ("f32", None, false),
+    ("bf16", Some(Half::Bf16), false),
+    ("fp16", Some(Half::F16), false),
+    ("fp16, loss scaled", Some(Half::F16), true),
+];
+
+#[derive(Debug, Serialize)]
+struct Row {
+    way: &'static str,
+    /// What the loss was multiplied by.
+    loss_factor: f32,
+    /// Percent, over the networks.
+    accuracy: Summary,
+    /// Median seconds of a step, over the networks.
+    step_seconds: Summary,
+    /// Percent of all numbers of all gradients that were exactly 0 in the first epoch.
+    zero_gradients: Summary,
+    /// Steps that were skipped because of an overflow.
+    skipped: Summary,
+    /// Bytes, counted: weights, gradients, Adam's moments, and the outputs of all layers for one batch.
+    bytes: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    rows: Vec<Row>,
+    epochs: u64,
+}
+
+impl Experiment for Precision {
+    fn name(&self) -> &'static str {
+        "precision"
+    }
+
+    fn question(&self) -> &'static str {
+        "Can a network be trained in 16 bits, and what is loss scaling for?"
+    }
+
+    fn run(&self, lab: &Lab) -> Result<Box<dyn Finding>> {
+        let seeds = lab.settings.effort.pick(1, 1, lab.settings.seeds);
+        let epochs = lab.settings.effort.pick(1, 2, lab.settings.epochs);
+        let test = lab.test(Writers::Same)?;
+        let data = &lab.digits(Writers::Same).train;
+        let mut rows = Vec::new();
+        for loss_factor in [1.0, SMALL_LOSS] {
+            for (way, half, scaled) in WAYS {
+                let (mut accuracies, mut steps, mut zeros, mut skipped) =
+                    (vec![], vec![], vec![], vec![]);
+                let mut bytes = 0;
+                for seed in 1..=seeds {
+                    lab.progress
+                        .say(&format!("{way}, loss x {loss_factor:e}, network {seed}"));
+                    let master = model::network(seed)?;
+                    bytes = count(
+                        &master,
+                        &lab.calibration(Writers::Same, model::BATCH)?[0],
+                        half,
+                    )?;
+                    let watch = Rc::new(RefCell::new(Watch::default()));
+                    let hook = Hook {
+                        loss_factor,
+                        scaling: scaled.then(|| LossScaling::new(LossScaler::default())),
+                        watch: watch.clone(),
+                    };
+                    let mut epoch = |record: &_| lab.progress.epoch(record);
+                    let accuracy = match half {
+                        None => {
+                            model::train_with(&master, data, seed, epochs, hook, &mut epoch)?;
+                            test.accuracy(&test.scores(&master)?)
+                        }
+                        Some(half) => {
+                            let model = HalfModel::new(&master, half);
+                            model::train_with(&model, data, seed, epochs, hook, &mut epoch)?;
+                            test.accuracy(&test.scores(&model)?)
+                        }
+                    };
+                    accuracies.push(accuracy);
+                    let watch = watch.borrow();
+                    steps.push(median(&watch.seconds));
+                    zeros.push(100.0 * watch.zeros as f64 / watch.numbers.max(1) as f64);
+                    skipped.push(watch.skipped as f64);
+                }
+                rows.push(Row {
+                    way,
+                    loss_factor,
+                    accuracy: Summary::of(&accuracies),
+                    step_seconds: Summary::of(&steps),
+                    zero_gradients: Summary::of(&zeros),
+                    skipped: Summary::of(&skipped),
+                    bytes,
+                });
+            }
+        }
+        Ok(Box::new(Report { rows, epochs }))
+    }
+}
+
+/// What was seen of a training.
+#[derive(Default)]
+struct Watch {
+    /// From one step to the next.
+    seconds: Vec<f64>,
+    last: Option<Instant>,
+    zeros: usize,
+    numbers: usize,
+    skipped: usize,
+}
+
+/// Makes the loss smaller, scales it if asked to, and watches.
+struct Hook {
+    loss_factor: f32,
+    scaling: Option<LossScaling>,
+    watch: Rc<RefCell<Watch>>,
+}
+
+/// Gradients are looked at in so many steps.
+const LOOKED_AT: usize = 32;
+
+impl StepHook for Hook {
+    fn change_loss(&mut self, loss: Tensor) -> tinytorch_core::Result<Tensor> {
+        let loss = &loss * self.loss_factor;
+        match &mut self.scaling {
+            Some(scaling) => scaling.change_loss(loss),
+            None => Ok(loss),
+        }
+    }
+
+    fn check_gradients(
+        &mut self,
+        parameters: &[(String, Tensor)],
+    ) -> tinytorch_core::Result<Proceed> {
+        let mut watch = self.watch.borrow_mut();
+        if watch.seconds.len() < LOOKED_AT {
+            for gradient in parameters
+                .iter()
+                .filter_map(|(_, parameter)| parameter.grad())
+            {
+                let values = gradient.array();
+                watch.numbers += values.len();
+                watch.zeros += values.iter().filter(|&&g| g == 0.0).count();
+            }
+        }
+        match &mut self.scaling {
+            Some(scaling) => scaling.check_gradients(parameters),
+            None => Ok(Proceed::Step),
+        }
+    }
+
+    fn after_step(&mut self, _: &dyn Layer, proceed: Proceed) -> tinytorch_core::Result<()> {
+        let mut watch = self.watch.borrow_mut();
+        let now = Instant::now();
+        if let Some(last) = watch.last.replace(now) {
+            watch.seconds.push((now - last).as_secs_f64());
+        }
+        watch.skipped += usize::from(proceed == Proceed::Skip);
+        Ok(())
+    }
+}
+
+/// Bytes of a training step: for each weight the weight, its gradient and two moments of Adam in f32, in 16 bits also a copy;
+/// the outputs of all layers and the gradients of weights in the format.
+fn count(model: &Sequential, batch: &Tensor, half: Option<Half>) -> Result<usize> {
+    let weights: usize = model
+        .named_parameters()
+        .iter()
+        .map(|(_, tensor)| tensor.len())
+        .sum();
+    let mut x = batch.clone();
+    let mut outputs = x.len();
+    for (_, layer) in model.shared() {
+        x = no_grad(|| layer.forward(&x))?;
+        outputs += x.len();
+    }
+    let master_and_moments = 3 * size_of::<f32>();
+    Ok(match half {
+        None => weights * (master_and_moments + size_of::<f32>()) + outputs * size_of::<f32>(),
+        Some(_) => {
+            weights * (master_and_moments + 2 * size_of::<u16>()) + outputs * size_of::<u16>()
+        }
+    })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks = self.rows.first().map_or(0, |row| row.accuracy.count);
+        writeln!(
+            f,
+            "{networks} network(s), {} epoch(s). The loss as it is, and multiplied by 2^-20, as if it were averaged over a million words:\n\
+             Adam does not notice, but fp16 has nothing below 6e-8.\n",
+            self.epochs
+        )?;
+        let mut table = Table::new([
+            "trained in",
+            "loss x",
+            "accuracy %",
+            "gradients that are 0, %",
+            "steps skipped",
+            "ms per step",
+            "KiB, counted",
+        ]);
+        for row in &self.rows {
+            table.row([
+                row.way.to_owned(),
+                if row.loss_factor == 1.0 {
+                    "1".to_owned()
+                } else {
+                    "2^-20".to_owned()
+                },
+                format!("{:.2} ± {:.2}", row.accuracy.mean, row.accuracy.deviation),
+                format!("{:.1}", row.zero_gradients.mean),
+                format!("{:.0}", row.skipped.mean),
+                format!("{:.2}", 1e3 * row.step_seconds.mean),
+                format!("{:.0}", row.bytes as f64 / 1024.0),
+            ]);
+        }
+        writeln!(f, "{table}")?;
+        writeln!(
+            f,
+            "Time is that of this library, which rounds every value to 16 bits and computes in f32, so 16 bits are slower here. Bytes\n\
+             are counted as hardware with 16-bit storage would hold them: master weights and Adam's moments in f32, a copy of the\n\
+             weights, the gradients and the outputs of a batch in the format."
+        )
+    }
+}
