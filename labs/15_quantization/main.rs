@@ -177,8 +177,9 @@ fn choose(names: &[String]) -> Result<Vec<Box<dyn Experiment>>, Stop> {
             )));
         }
     }
-    let chosen = |experiment: &Box<dyn Experiment>| names.iter().any(|n| n == experiment.name());
-    Ok(all.into_iter().filter(chosen).collect())
+    let mut chosen = all;
+    chosen.retain(|experiment| names.iter().any(|name| name == experiment.name()));
+    Ok(chosen)
 }
 
 fn list(experiments: &[Box<dyn Experiment>], json: bool) -> Result<(), Stop> {

@@ -10,8 +10,8 @@ use tinytorch_labs::summary::Summary;
 use tinytorch_labs::table::Table;
 use tinytorch_quantization::repair::learn_codes;
 use tinytorch_quantization::{
-    Granularity, PrepareOptions, Prepared, QTensor, QatOptions, RepairOptions, RoundingOptions,
-    Scheme, calibrate, convert, prepare, prepare_qat, repair,
+    Granularity, PrepareOptions, Prepared, QTensor, QatOptions, QatRecipe, RepairOptions,
+    RoundingOptions, Scheme, calibrate, convert, prepare, repair, train_qat,
 };
 
 use crate::experiment::{Experiment, Finding, Result};
@@ -124,6 +124,7 @@ impl Experiment for Bits {
                                 writers,
                                 network,
                                 test: &test,
+                                bits,
                                 weights,
                             };
                             accuracies.push(match method {
@@ -155,6 +156,7 @@ struct Way<'a> {
     writers: Writers,
     network: &'a Rc<Sequential>,
     test: &'a Test,
+    bits: u32,
     weights: Scheme,
 }
 
@@ -205,15 +207,18 @@ impl Way<'_> {
     }
 
     fn trained(&self, seed: u64, epochs: u64) -> Result<f64> {
-        let options = QatOptions {
-            prepare: self.options(),
-            ..QatOptions::learned(8)
+        let bits = self.bits;
+        let recipe = QatRecipe {
+            qat: QatOptions {
+                prepare: self.options(),
+                ..QatOptions::learned(bits)
+            },
+            epochs,
+            ..QatRecipe::new(bits)
         };
-        let aware = prepare_qat(self.network, &options)?;
-        let data = &self.lab.digits(self.writers).train;
-        model::train(&aware, data, seed, epochs, |epoch| {
-            self.lab.progress.epoch(epoch)
-        })?;
+        let data = model::loader(&self.lab.digits(self.writers).train, seed)?;
+        let progress = &self.lab.progress;
+        let aware = train_qat(self.network, &data, &recipe, |epoch| progress.epoch(epoch))?.model;
         self.test.judge(&aware.convert()?)
     }
 }
@@ -276,8 +281,8 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Rounded: every weight to its nearest code. Repaired: with {} images, no labels, no training. Training-aware: {} more\n\
-             epochs with learned steps. Activations have 8 bits; per group ({GROUP} weights of a row) they stay real, because\n\
-             the weights are only stored as codes.",
+             epochs with learned steps, the network as it was for a teacher. Activations have 8 bits; per group ({GROUP} weights of\n\
+             a row) they stay real, because the weights are only stored as codes.",
             self.calibration_images, self.epochs_of_training_aware
         )?;
         writeln!(

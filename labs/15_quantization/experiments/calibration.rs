@@ -15,12 +15,13 @@ use crate::lab::{CALIBRATION, Lab, Writers};
 /// See the file.
 pub struct Calibrations;
 
-const METHODS: [(&str, Calibration); 5] = [
+const METHODS: [(&str, Calibration); 6] = [
     ("min-max", Calibration::MinMax),
     ("moving average 0.1", Calibration::MovingAverage(0.1)),
     ("percentile 99.99", Calibration::Percentile(99.99)),
     ("percentile 99.9", Calibration::Percentile(99.9)),
     ("entropy", Calibration::Entropy),
+    ("mean squared error", Calibration::MeanSquaredError),
 ];
 
 /// One image of so many is broken, when there are outliers.

@@ -1,6 +1,7 @@
 //! The tables of the lesson, one file per part of it.
 
 pub mod calibration;
+pub mod experiments;
 pub mod formats;
 pub mod products;
 pub mod scalars;
