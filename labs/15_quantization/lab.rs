@@ -144,11 +144,9 @@ impl Lab {
         self.progress.say(&format!(
             "train network {seed}, to be tested on the {words}"
         ));
-        let network = model::network(seed)?;
         let data = &self.digits(writers).train;
-        model::train(&network, data, seed, self.settings.epochs, |epoch| {
-            self.progress.epoch(epoch)
-        })?;
+        let after_epoch = |epoch: &_| self.progress.epoch(epoch);
+        let network = model::train(data, seed, self.settings.epochs, after_epoch)?;
         let network = Rc::new(network);
         self.networks.borrow_mut().insert(key, network.clone());
         Ok(network)

@@ -71,10 +71,24 @@ pub fn loader(data: &ImageDataset, seed: u64) -> Result<DataLoader<ImageDataset>
     Ok(DataLoader::new(data.clone(), BATCH)?.shuffle(seed))
 }
 
-/// Trains a model for `epochs` epochs; the step shrinks along a cosine. It is left in evaluation mode.
+/// A [`network`] trained from `seed` for `epochs` epochs.
 ///
 /// `after_epoch` is told what each epoch was like.
 pub fn train(
+    data: &ImageDataset,
+    seed: u64,
+    epochs: u64,
+    after_epoch: impl FnMut(&EpochRecord),
+) -> Result<Sequential> {
+    let model = network(seed)?;
+    train_with(&model, data, seed, epochs, Nothing, after_epoch)?;
+    Ok(model)
+}
+
+/// Trains a model for `epochs` epochs; the step shrinks along a cosine. It is left in evaluation mode.
+///
+/// `after_epoch` is told what each epoch was like.
+pub fn train_model(
     model: &dyn Layer,
     data: &ImageDataset,
     seed: u64,
@@ -89,7 +103,7 @@ struct Nothing;
 
 impl StepHook for Nothing {}
 
-/// As [`train`], with somebody who takes part in every step.
+/// As [`train_model`], with somebody who takes part in every step.
 pub fn train_with(
     model: &dyn Layer,
     data: &ImageDataset,

@@ -8,6 +8,7 @@
 //! the test images of both splits. Accuracies are in percent: mean and standard deviation over the seeds.
 
 #[path = "../../../labs/15_quantization/model.rs"]
+#[allow(dead_code, reason = "the lab needs more of it")]
 mod model;
 
 use std::error::Error;

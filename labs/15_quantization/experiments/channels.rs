@@ -103,7 +103,7 @@ impl Experiment for Channels {
             lab.progress.say(&format!("train separable network {seed}"));
             let network = model::separable(seed)?;
             let data = &lab.digits(Writers::Same).train;
-            model::train(&network, data, seed, lab.settings.epochs, |e| {
+            model::train_model(&network, data, seed, lab.settings.epochs, |e| {
                 lab.progress.epoch(e)
             })?;
             let scores = test.scores(&network)?;

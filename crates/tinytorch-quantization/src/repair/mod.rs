@@ -66,6 +66,7 @@ use crate::folded::Folded;
 use crate::framework::Tensor;
 use crate::prepare::Prepared;
 use crate::qtensor::QTensor;
+use crate::stage::Stage;
 
 /// Numbers between −1 and 1 for tests: the same for the same seed.
 #[cfg(test)]
@@ -128,9 +129,7 @@ pub fn repair(
     if batches.is_empty() {
         return Err(Error::EmptyCalibration);
     }
-    for stage in prepared.stages_mut() {
-        stage.forget_repair();
-    }
+    forget(prepared);
     let mut judge = Judge::new(prepared, batches)?;
     let mut report = RepairReport::new(judge.error(prepared)?);
     if options.equalize {
@@ -149,18 +148,12 @@ pub fn repair(
     if options.correct_bias {
         let layers = walk::walk(prepared, &judge.batches, None, true)?;
         if !report.step(Step::BiasCorrection, judge.error(prepared)?, layers) {
-            prepared
-                .stages_mut()
-                .iter_mut()
-                .for_each(|stage| stage.forget_repair());
+            forget(prepared);
         }
     }
     if let Some(rounding) = options.learn_rounding {
         let before = State::of(prepared)?;
-        prepared
-            .stages_mut()
-            .iter_mut()
-            .for_each(|stage| stage.forget_repair());
+        forget(prepared);
         let layers = walk::walk(
             prepared,
             &judge.batches,
@@ -206,8 +199,22 @@ impl Judge {
     }
 }
 
-/// What a repair changes, to be put back.
-struct State(Vec<Option<StageState>>);
+/// Takes codes and biases of an earlier repair back.
+fn forget(prepared: &mut Prepared) {
+    fn chain(stages: &mut [Stage]) {
+        for stage in stages {
+            stage.forget_repair();
+            stage
+                .branches_mut()
+                .iter_mut()
+                .for_each(|branch| chain(branch));
+        }
+    }
+    chain(prepared.stages_mut());
+}
+
+/// What a repair changes, to be put back: all weights, in order of computation.
+struct State(Vec<StageState>);
 
 struct StageState {
     folded: Folded,
@@ -217,27 +224,38 @@ struct StageState {
 
 impl State {
     fn of(prepared: &Prepared) -> Result<Self> {
-        let stages = prepared.stages().iter();
-        let parts = stages.map(|stage| {
-            Ok(stage.folded()?.map(|folded| StageState {
-                folded,
-                codes: stage.weight_codes().cloned(),
-                bias: stage.corrected_bias().map(<[f32]>::to_vec),
-            }))
-        });
-        Ok(Self(parts.collect::<Result<_>>()?))
+        let mut states = Vec::new();
+        for stage in prepared.all_stages() {
+            if let Some(folded) = stage.folded()? {
+                states.push(StageState {
+                    folded,
+                    codes: stage.weight_codes().cloned(),
+                    bias: stage.corrected_bias().map(<[f32]>::to_vec),
+                });
+            }
+        }
+        Ok(Self(states))
     }
 
     fn restore(self, prepared: &mut Prepared) -> Result<()> {
-        for (stage, state) in prepared.stages_mut().iter_mut().zip(self.0) {
-            if let Some(state) = state {
-                stage.set_folded(state.folded.weight, state.folded.bias)?;
-                if let Some(codes) = state.codes {
-                    stage.set_weight_codes(codes)?;
+        fn chain(stages: &mut [Stage], states: &mut std::vec::IntoIter<StageState>) -> Result<()> {
+            for stage in stages {
+                for branch in stage.branches_mut() {
+                    chain(branch, states)?;
                 }
-                stage.set_corrected_bias(state.bias)?;
+                if stage.folded()?.is_none() {
+                    continue;
+                }
+                if let Some(state) = states.next() {
+                    stage.set_folded(state.folded.weight, state.folded.bias)?;
+                    if let Some(codes) = state.codes {
+                        stage.set_weight_codes(codes)?;
+                    }
+                    stage.set_corrected_bias(state.bias)?;
+                }
             }
+            Ok(())
         }
-        Ok(())
+        chain(prepared.stages_mut(), &mut self.0.into_iter())
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::folded::{Folded, Operation};
 use crate::prepare::Prepared;
 use crate::qlayer::QLayer;
-use crate::stage::Role;
+use crate::stage::{Role, Stage};
 
 /// What [`equalize`] did.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Equalized {
     /// Layers whose outputs could not be scaled, and why. The last layer with weights is not among them: behind it is no layer
     /// that could take the scales back.
     pub skipped: Vec<(String, String)>,
-    /// Rounds until nothing moved any more.
+    /// Rounds until nothing moved any more, in the chain that took longest.
     pub rounds: usize,
     /// The largest change of a factor in the last round: 0 is none.
     pub last_change: f32,
@@ -40,7 +40,8 @@ struct Pair {
 /// Layers are neighbours if only a ReLU, pooling or a flatten lies between them: what passes positive factors through. A chain
 /// of several, with depthwise convolutions among them, is gone through again and again until no factor is further than 0.1 %
 /// from 1. Weights and biases of the stages are replaced; the original model is not. The ranges of activations are others afterwards:
-/// [`Prepared::forget_observations`] and calibrate again.
+/// [`Prepared::forget_observations`] and calibrate again. Each way of a sum or a concatenation is a chain of its own; channels that
+/// enter or leave one keep their scale, because all ways share it.
 ///
 /// Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
 ///
@@ -48,11 +49,27 @@ struct Pair {
 ///
 /// [`crate::Error::NotFinite`] that names the weight or bias that is not finite.
 pub fn equalize(prepared: &mut Prepared) -> Result<Equalized> {
+    let mut done = Equalized {
+        pairs: Vec::new(),
+        skipped: Vec::new(),
+        rounds: 0,
+        last_change: 0.0,
+    };
+    chain(prepared.stages_mut(), &mut done)?;
+    Ok(done)
+}
+
+/// Equalizes stages that follow each other, and those inside of each.
+fn chain(stages: &mut [Stage], done: &mut Equalized) -> Result<()> {
+    for branch in stages.iter_mut().flat_map(|stage| stage.branches_mut()) {
+        chain(branch, done)?;
+    }
     let mut layers: Vec<Option<Folded>> = Vec::new();
-    for stage in prepared.stages() {
+    for stage in stages.iter() {
         layers.push(stage.folded()?);
     }
-    let (pairs, skipped) = pairs(prepared, &layers);
+    let (pairs, skipped) = pairs(stages, &layers);
+    done.skipped.extend(skipped);
     let (mut rounds, mut last_change) = (0, 0.0_f32);
     for _ in 0..ROUNDS {
         if pairs.is_empty() {
@@ -73,35 +90,26 @@ pub fn equalize(prepared: &mut Prepared) -> Result<Equalized> {
             break;
         }
     }
+    done.rounds = done.rounds.max(rounds);
+    done.last_change = done.last_change.max(last_change);
     let mut touched = vec![false; layers.len()];
     for pair in &pairs {
         touched[pair.first] = true;
         touched[pair.second] = true;
+        let named = |index: usize| stages[index].name().to_owned();
+        done.pairs.push((named(pair.first), named(pair.second)));
     }
-    let names: Vec<String> = prepared
-        .stages()
-        .iter()
-        .map(|s| s.name().to_owned())
-        .collect();
-    let stages = prepared.stages_mut().iter_mut();
-    for ((stage, layer), touched) in stages.zip(layers).zip(touched) {
+    for ((stage, layer), touched) in stages.iter_mut().zip(layers).zip(touched) {
         if let Some(layer) = layer.filter(|_| touched) {
             stage.set_folded(layer.weight, layer.bias)?;
         }
     }
-    let named = |pair: &Pair| (names[pair.first].clone(), names[pair.second].clone());
-    Ok(Equalized {
-        pairs: pairs.iter().map(named).collect(),
-        skipped,
-        rounds,
-        last_change,
-    })
+    Ok(())
 }
 
 /// The pairs that can be scaled, and the layers that cannot.
-fn pairs(prepared: &Prepared, layers: &[Option<Folded>]) -> (Vec<Pair>, Vec<(String, String)>) {
+fn pairs(stages: &[Stage], layers: &[Option<Folded>]) -> (Vec<Pair>, Vec<(String, String)>) {
     let (mut pairs, mut skipped) = (Vec::new(), Vec::new());
-    let stages = prepared.stages();
     for (first, layer) in layers.iter().enumerate() {
         let Some(layer) = layer else { continue };
         let name = stages[first].name();

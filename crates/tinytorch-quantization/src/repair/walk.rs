@@ -3,14 +3,14 @@
 use super::layer::Statistics;
 use super::report::{LayerReport, noise_and_signal, ratio};
 use super::rounding::RoundingOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::folded::Folded;
 use crate::framework::Tensor;
 use crate::prepare::Prepared;
-use crate::qlayer::QLayer;
 use crate::qmodel::QModel;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams};
-use crate::stage::Stage;
+use crate::stage::{Stage, demands_codes};
 
 /// Learns codes (if `rounding`) and biases (if `bias`) of all layers with weights.
 ///
@@ -23,50 +23,81 @@ pub(super) fn walk(
     rounding: Option<RoundingOptions>,
     bias: bool,
 ) -> Result<Vec<LayerReport>> {
-    let mut meaning = prepared.input_qparams()?;
+    let meaning = prepared.input_qparams()?;
+    // Some models begin with a layer that reads real values.
+    let written = demands_codes(prepared.stages(), false);
     // What flows, as the real model and as the integer model sees it.
     let mut flow = Vec::with_capacity(batches.len());
     for batch in batches {
-        let got = rounded(batch, meaning).map_err(|error| error.in_tensor("input"))?;
+        let got = if written {
+            rounded(batch, meaning).map_err(|error| error.in_tensor("input"))?
+        } else {
+            batch.clone()
+        };
         flow.push((batch.clone(), got));
     }
-    let mut reports = Vec::new();
-    for stage in prepared.stages_mut() {
-        let output = stage.output_qparams(meaning)?;
-        let expected = flow.iter().map(|(real, _)| stage.forward(real));
-        let expected: Vec<Tensor> = expected.collect::<Result<_>>()?;
-        let named = stage.name().to_owned();
-        let mut got = run(stage, meaning, output, &flow).map_err(|error| error.in_layer(&named))?;
-        if let Some(folded) = stage.folded()? {
-            let before = error(&expected, &got);
-            let learned = learn(stage, &folded, &flow, meaning, rounding, bias);
-            learned.map_err(|error| error.in_layer(&named))?;
-            let better =
-                run(stage, meaning, output, &flow).map_err(|error| error.in_layer(&named))?;
-            let after = error(&expected, &better);
-            // What was learned was learned in f64 and in front of the ReLU. It is kept only if it holds behind it.
-            let kept = after < before;
-            if kept {
-                got = better;
-            } else {
-                stage.forget_repair();
+    let mut walk = Walk {
+        rounding,
+        bias,
+        reports: Vec::new(),
+    };
+    walk.chain(prepared.stages_mut(), meaning, flow)?;
+    Ok(walk.reports)
+}
+
+struct Walk {
+    rounding: Option<RoundingOptions>,
+    bias: bool,
+    reports: Vec<LayerReport>,
+}
+
+impl Walk {
+    /// One stage after another; the stages inside of one before the one itself.
+    fn chain(
+        &mut self,
+        stages: &mut [Stage],
+        mut meaning: QParams,
+        mut flow: Vec<(Tensor, Tensor)>,
+    ) -> Result<()> {
+        for stage in stages {
+            let name = stage.name().to_owned();
+            let named = |error: Error| error.in_layer(&name);
+            let output = stage.output_qparams(meaning)?;
+            let expected = flow.iter().map(|(real, _)| stage.compute(real));
+            let expected: Vec<Tensor> = expected.collect::<Result<_>>()?;
+            for branch in stage.branches_mut() {
+                self.chain(branch, meaning, flow.clone())?;
             }
-            reports.push(LayerReport {
-                name: named,
-                before,
-                after,
-                kept,
-            });
+            let mut got = run(stage, meaning, output, &flow).map_err(named)?;
+            if let Some(folded) = stage.folded()? {
+                let before = error(&expected, &got);
+                learn(stage, &folded, &flow, meaning, self.rounding, self.bias).map_err(named)?;
+                let better = run(stage, meaning, output, &flow).map_err(named)?;
+                let after = error(&expected, &better);
+                // What was learned was learned in f64 and in front of the ReLU. It is kept only if it holds behind it.
+                let kept = after < before;
+                if kept {
+                    got = better;
+                } else {
+                    stage.forget_repair();
+                }
+                self.reports.push(LayerReport {
+                    name: name.clone(),
+                    before,
+                    after,
+                    kept,
+                });
+            }
+            flow = expected.into_iter().zip(got).collect();
+            meaning = output;
         }
-        flow = expected.into_iter().zip(got).collect();
-        meaning = output;
+        Ok(())
     }
-    Ok(reports)
 }
 
 fn learn(
     stage: &mut Stage,
-    folded: &crate::folded::Folded,
+    folded: &Folded,
     flow: &[(Tensor, Tensor)],
     input: QParams,
     rounding: Option<RoundingOptions>,
@@ -102,12 +133,13 @@ fn run(
     flow: &[(Tensor, Tensor)],
 ) -> Result<Vec<Tensor>> {
     let layer = stage.quantize(input, output)?;
-    let in_float = matches!(layer, QLayer::Float(_));
+    // Real values that the next layer will read as codes.
+    let written = layer.real_output();
     let layer = QModel::new(input, vec![(stage.name().to_owned(), layer)])?;
     flow.iter()
-        .map(|(_, got)| {
-            let y = layer.forward(got)?;
-            if in_float { rounded(&y, output) } else { Ok(y) }
+        .map(|(_, got)| match written {
+            Some(written) => rounded(&layer.forward(got)?, written),
+            None => layer.forward(got),
         })
         .collect()
 }
