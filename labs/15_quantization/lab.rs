@@ -113,11 +113,17 @@ impl Lab {
     ///
     /// None for data that is built in.
     pub fn new(settings: Settings, progress: Progress) -> Result<Self> {
+        let few = |mut split: Split<ImageDataset>| -> Result<_> {
+            if settings.effort == Effort::Smoke {
+                split.train = split.train.select(&(0..128).collect::<Vec<_>>())?;
+            }
+            Ok(split)
+        };
         Ok(Self {
             settings,
             progress,
-            same: stratified_split()?,
-            other: ordered_split()?,
+            same: few(stratified_split()?)?,
+            other: few(ordered_split()?)?,
             networks: RefCell::default(),
         })
     }

@@ -20,6 +20,7 @@
 //! | [`prepare`](mod@prepare), [`stage`], [`folded`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
+//! | [`explain`](mod@explain) | where a model loses, and what would help |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
 //! | [`metrics`], [`latency`] | what it costs |
@@ -65,6 +66,7 @@ pub mod distill;
 pub mod embedding;
 pub mod entropy;
 pub mod error;
+pub mod explain;
 pub mod fake_quantize;
 pub mod file;
 pub mod finite;

@@ -5,6 +5,8 @@ mod composites;
 #[path = "models/stages.rs"]
 mod stages;
 
+#[path = "models/explain.rs"]
+mod explain;
 #[path = "models/repair.rs"]
 mod repair;
 

@@ -48,7 +48,7 @@
 
 mod cholesky;
 mod equalize;
-mod layer;
+pub(crate) mod layer;
 mod model;
 mod moments;
 mod report;
@@ -57,6 +57,7 @@ mod walk;
 
 pub use layer::learn_codes;
 pub use model::{Equalized, equalize};
+pub(crate) use report::noise_and_signal;
 pub use report::{LayerReport, RepairReport, Step, StepReport};
 pub use rounding::RoundingOptions;
 

@@ -59,7 +59,7 @@ fn network(rng: &mut Rng) -> Sequential {
         .with_named("last", Linear::new(16, 5, rng))
 }
 
-fn images(count: usize, rng: &mut Rng) -> Tensor {
+pub fn images(count: usize, rng: &mut Rng) -> Tensor {
     // Neighbours are alike, as in images: each pixel is half of the one before.
     let noise = Tensor::randn(&[count, 2, 6, 6], rng);
     let mut values = noise.to_vec();
@@ -419,7 +419,7 @@ fn codes_in_groups_are_learned_for_weights_that_are_only_stored() {
 }
 
 /// A sum and a concatenation, with weights in all their ways.
-fn with_ways(rng: &mut Rng) -> Sequential {
+pub fn with_ways(rng: &mut Rng) -> Sequential {
     let conv = |inputs, outputs, kernel: usize, rng: &mut Rng| {
         let config = Conv2dConfig::new(inputs, outputs, kernel).padding(kernel / 2);
         Conv2d::new(config, rng).expect("a good configuration")

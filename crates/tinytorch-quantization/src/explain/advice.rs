@@ -1,0 +1,337 @@
+//! What would help, and how much: each remedy is tried in the simulation.
+
+use ndarray::Axis;
+use serde::Serialize;
+
+use super::report::Share;
+use super::simulate::{Node, Simulation, Source, Switches, Weights, join, write, written};
+use crate::error::Result;
+use crate::folded::Folded;
+use crate::framework::Tensor;
+use crate::qparams::choose_qparams;
+use crate::qtensor::QTensor;
+use crate::repair::RoundingOptions;
+use crate::repair::layer::Statistics;
+use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
+
+/// What may be done about an error, the cheapest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// Calibrate with [`Calibration::MinMax`](crate::Calibration::MinMax): nothing is clipped. Costs nothing.
+    CalibrateMinMax,
+    /// [`repair`](crate::repair()) with bias correction alone. Costs one pass over the data, and no byte.
+    CorrectBias,
+    /// [`repair`](crate::repair()) with learned rounding, which corrects the biases as well. Costs seconds to minutes, and no
+    /// byte.
+    LearnRounding,
+    /// A scale for each output channel instead of one for all: some bytes for each channel.
+    ScalePerChannel,
+    /// Eight bits for the weights.
+    EightBits,
+    /// This layer stays in `f32`: four bytes for each weight, and slower.
+    KeepFloat(String),
+}
+
+impl std::fmt::Display for Remedy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            Self::CalibrateMinMax => "calibrate with min-max".to_owned(),
+            Self::CorrectBias => "correct the biases".to_owned(),
+            Self::LearnRounding => "learn the rounding".to_owned(),
+            Self::ScalePerChannel => "a scale per channel".to_owned(),
+            Self::EightBits => "8 bits for weights".to_owned(),
+            Self::KeepFloat(layer) => format!("keep `{layer}` in f32"),
+        };
+        f.pad(&text)
+    }
+}
+
+/// What a remedy would change.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// What would be done.
+    pub remedy: Remedy,
+    /// By how much the error would fall.
+    pub gain: f64,
+}
+
+const ALL_ON: Switches<'static> = &|_, _, _| true;
+
+/// Predictions for all remedies that apply, the cheapest first.
+pub(super) fn predict(
+    simulation: &Simulation<'_>,
+    batches: &[Tensor],
+    layers: &[Share],
+    all: f64,
+    measure: &dyn Fn(&[Tensor]) -> f64,
+) -> Result<Vec<Prediction>> {
+    let mut remedies = vec![
+        Remedy::CalibrateMinMax,
+        Remedy::CorrectBias,
+        Remedy::LearnRounding,
+    ];
+    let schemes = schemes(&simulation.nodes);
+    if schemes
+        .iter()
+        .any(|s| s.granularity == Granularity::PerTensor)
+    {
+        remedies.push(Remedy::ScalePerChannel);
+    }
+    if schemes
+        .iter()
+        .any(|s| s.codes.len() < CodeRange::INT8_NARROW.len())
+    {
+        remedies.push(Remedy::EightBits);
+    }
+    let mut predictions = Vec::new();
+    for remedy in remedies {
+        let flow = batches.iter().map(|x| (x.clone(), x.clone())).collect();
+        let outputs = run(simulation, &remedy, flow)?;
+        let gain = all - measure(&outputs);
+        predictions.push(Prediction { remedy, gain });
+    }
+    // Of the layers, the one whose weights and bias make the largest error.
+    let mut names: Vec<&str> = layers.iter().map(|share| share.layer.as_str()).collect();
+    names.dedup();
+    let of_weights = |share: &&Share| {
+        !matches!(
+            share.source,
+            Source::ActivationRounding | Source::ActivationClipping
+        )
+    };
+    let error = |name: &&str| -> f64 {
+        let own = layers.iter().filter(|share| share.layer == **name);
+        own.filter(of_weights).map(|share| share.gain).sum()
+    };
+    if let Some(worst) = names
+        .into_iter()
+        .max_by(|a, b| error(a).total_cmp(&error(b)))
+    {
+        let site = simulation.sites.iter().position(|site| site.name == worst);
+        let on = |at: usize, source: Source, _: usize| {
+            let of_activations = matches!(
+                source,
+                Source::ActivationRounding | Source::ActivationClipping
+            );
+            Some(at) != site || of_activations
+        };
+        let outputs = batches.iter().map(|x| simulation.run(x, &on));
+        let gain = all - measure(&outputs.collect::<Result<Vec<_>>>()?);
+        let remedy = Remedy::KeepFloat(worst.to_owned());
+        predictions.push(Prediction { remedy, gain });
+    }
+    Ok(predictions)
+}
+
+fn schemes(nodes: &[Node<'_>]) -> Vec<Scheme> {
+    let mut found = Vec::new();
+    for node in nodes {
+        match node {
+            Node::Weighted { weights, .. } => found.push(weights.folded.scheme),
+            Node::Ways { branches, .. } => {
+                branches
+                    .iter()
+                    .for_each(|branch| found.extend(schemes(branch)));
+            }
+            Node::Plain { .. } => {}
+        }
+    }
+    found
+}
+
+/// What flows, as the real model and as the integer model sees it, batch by batch.
+type Flow = Vec<(Tensor, Tensor)>;
+
+/// Runs the integer model with a remedy; the outputs for all batches.
+fn run(simulation: &Simulation<'_>, remedy: &Remedy, flow: Flow) -> Result<Vec<Tensor>> {
+    let mut start = Vec::with_capacity(flow.len());
+    let input = remedied_range(simulation.input, &flow, remedy)?;
+    for (real, got) in flow {
+        start.push((real, write(got, input, 0, ALL_ON)?));
+    }
+    let end = chain(&simulation.nodes, remedy, start)?;
+    Ok(end.into_iter().map(|(_, got)| got).collect())
+}
+
+fn chain(nodes: &[Node<'_>], remedy: &Remedy, mut flow: Flow) -> Result<Flow> {
+    for node in nodes {
+        flow = through(node, remedy, flow)?;
+    }
+    Ok(flow)
+}
+
+fn through(node: &Node<'_>, remedy: &Remedy, flow: Flow) -> Result<Flow> {
+    let off: Switches<'_> = &|_, _, _| false;
+    match node {
+        Node::Weighted {
+            site,
+            weights,
+            output,
+            input,
+        } => {
+            let changed = remedied_weights(weights, remedy, *input, &flow)?;
+            let weights = changed.as_ref().unwrap_or(weights);
+            let mut before = Vec::with_capacity(flow.len());
+            for (real, got) in &flow {
+                before.push((
+                    weights.compute(real, *site, off)?,
+                    weights.compute(got, *site, ALL_ON)?,
+                ));
+            }
+            if *remedy == Remedy::CorrectBias {
+                let outputs = weights.folded.bias.len();
+                let shift = mean_error(&before, outputs)?;
+                for (_, got) in &mut before {
+                    let shape: Vec<usize> = (0..got.shape().len())
+                        .map(|axis| {
+                            if axis == channel_axis(got) {
+                                outputs
+                            } else {
+                                1
+                            }
+                        })
+                        .collect();
+                    *got = got.try_add(&Tensor::new(shift.clone(), &shape)?)?;
+                }
+            }
+            let after: Vec<_> = before
+                .into_iter()
+                .map(|(real, got)| (weights.activated(real), weights.activated(got)))
+                .collect();
+            let output = remedied_range(Some(*output), &after, remedy)?;
+            written_flow(after, output, *site)
+        }
+        Node::Plain {
+            site,
+            stage,
+            output,
+        } => {
+            let mut after = Vec::with_capacity(flow.len());
+            for (real, got) in &flow {
+                after.push((stage.compute(real)?, stage.compute(got)?));
+            }
+            written_flow(after, *output, *site)
+        }
+        Node::Ways {
+            site,
+            stage,
+            branches,
+            output,
+        } => {
+            let mut ends = Vec::with_capacity(branches.len());
+            for branch in branches {
+                ends.push(chain(branch, remedy, flow.clone())?);
+            }
+            let mut after = Vec::with_capacity(flow.len());
+            for batch in 0..flow.len() {
+                let of = |side: fn(&(Tensor, Tensor)) -> &Tensor| {
+                    let ends: Vec<Tensor> =
+                        ends.iter().map(|end| side(&end[batch]).clone()).collect();
+                    join(stage, &ends)
+                };
+                after.push((of(|pair| &pair.0)?, of(|pair| &pair.1)?));
+            }
+            let output = remedied_range(*output, &after, remedy)?;
+            written_flow(after, output, *site)
+        }
+    }
+}
+
+fn written_flow(flow: Flow, output: Option<QParams>, site: usize) -> Result<Flow> {
+    let Some(output) = output else {
+        return Ok(flow);
+    };
+    flow.into_iter()
+        .map(|(real, got)| {
+            let got = written(&got, output, site, ALL_ON)?;
+            Ok((real, got))
+        })
+        .collect()
+}
+
+/// The axis of the channels of a layer's output: behind a convolution the second, behind a linear layer the last.
+fn channel_axis(y: &Tensor) -> usize {
+    if y.shape().len() == 4 {
+        1
+    } else {
+        y.shape().len() - 1
+    }
+}
+
+/// Of each channel, the mean of what is missing.
+fn mean_error(flow: &Flow, outputs: usize) -> Result<Vec<f32>> {
+    let (mut sums, mut count) = (vec![0.0_f64; outputs], 0);
+    for (real, got) in flow {
+        let difference = real.array().into_owned() - got.array();
+        let axis = channel_axis(got);
+        for (sum, values) in sums.iter_mut().zip(difference.axis_iter(Axis(axis))) {
+            *sum += values.iter().map(|&x| f64::from(x)).sum::<f64>();
+        }
+        count += got.len() / outputs;
+    }
+    Ok(sums
+        .iter()
+        .map(|sum| (sum / count.max(1) as f64) as f32)
+        .collect())
+}
+
+/// The range that min-max calibration would give, if that is the remedy.
+fn remedied_range(
+    output: Option<QParams>,
+    flow: &Flow,
+    remedy: &Remedy,
+) -> Result<Option<QParams>> {
+    if *remedy != Remedy::CalibrateMinMax || output.is_none() {
+        return Ok(output);
+    }
+    let mut range = ValueRange { min: 0.0, max: 0.0 };
+    for (real, _) in flow {
+        for x in real.to_vec() {
+            range.min = range.min.min(x);
+            range.max = range.max.max(x);
+        }
+    }
+    choose_qparams(range, CodeRange::INT8).map(Some)
+}
+
+/// The weights as the remedy would write them, if it is one for weights.
+fn remedied_weights(
+    weights: &Weights,
+    remedy: &Remedy,
+    input: QParams,
+    flow: &Flow,
+) -> Result<Option<Weights>> {
+    let folded = &weights.folded;
+    let scheme = match remedy {
+        Remedy::LearnRounding => {
+            let statistics = Statistics::of(folded, flow)?;
+            let options = RoundingOptions::default();
+            let codes = statistics.learn_codes(folded, Some(input.scale), true, options)?;
+            let mut weights = weights.rewritten(&codes);
+            weights.read_bias = statistics.corrected_bias(folded, &weights.read);
+            return Ok(Some(weights));
+        }
+        Remedy::ScalePerChannel => Scheme {
+            granularity: Granularity::PerChannel { axis: 0 },
+            ..folded.scheme
+        },
+        Remedy::EightBits => Scheme {
+            codes: CodeRange::INT8_NARROW,
+            ..folded.scheme
+        },
+        _ => return Ok(None),
+    };
+    let changed = Folded {
+        scheme,
+        ..folded.clone()
+    };
+    let (codes, _) = crate::layer::quantize_parts(
+        changed.weight.view(),
+        &changed.bias,
+        changed.scheme,
+        input.scale,
+    )?;
+    let codes: QTensor = codes;
+    Ok(Some(weights.rewritten(&codes)))
+}
