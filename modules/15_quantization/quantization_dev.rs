@@ -52,6 +52,8 @@ pub mod embedding;
 pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
+#[path = "../../crates/tinytorch-quantization/src/explain/mod.rs"]
+pub mod explain;
 pub mod fake_quantize;
 #[path = "../../crates/tinytorch-quantization/src/file.rs"]
 pub mod file;
