@@ -70,6 +70,7 @@ impl Questions {
         let record =
             serde_json::from_slice(&text).context("the reference's answers are damaged")?;
         let questions = Questions::new(course, record)?;
+        lock::prepare(&workspace.state())?;
         keep(&path(workspace, course, toolchain, seed), &text)
             .map_err(|error| lock::cannot_write(&workspace.state(), &error))?;
         Ok(questions)

@@ -1,0 +1,7 @@
+//! The grader from outside: classes of submissions with grades that are known before.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod class;
+mod large;
+mod small;

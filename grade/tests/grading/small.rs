@@ -1,0 +1,225 @@
+//! A handful of submissions, each of its own kind.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tito_grade::model::{Layer, Origin, Outcome, Status};
+
+use crate::class::{Body, Class, checks, failed, json};
+
+const SOLVED: [&str; 4] = ["15.1", "15.2", "15.3", "15.4"];
+
+fn write_class(class: &Class) {
+    class.write("perfect", |_| Body::Solved);
+    class.write("partial", |tag| {
+        if SOLVED.contains(&tag) {
+            Body::Solved
+        } else {
+            Body::Open
+        }
+    });
+    class.write("leaver", |tag| match tag {
+        "15.3" => Body::Text("println!(\"test result: ok\"); std::process::exit(0)\n".into()),
+        _ => Body::Solved,
+    });
+    // Two holes that do not compile, in two files, and all others right.
+    class.write("broken", |tag| match tag {
+        "15.4" => Body::Text("codes.iter().map(|code| code * scale).collect()\n".into()),
+        "15.7" => Body::Text("nonsense(\n".into()),
+        _ => Body::Solved,
+    });
+    // As Canvas gives it: a late zip, with a folder inside and without one of the files.
+    let path = class.submissions().join("doejane_LATE_1001_77_hw.zip");
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (file, text) in class.files("jane", |_| Body::Solved) {
+        if file != "entropy.rs" {
+            let options = zip::write::SimpleFileOptions::default();
+            zip.start_file(format!("15_quantization/{file}"), options)
+                .unwrap();
+            zip.write_all(text.as_bytes()).unwrap();
+        }
+    }
+    zip.finish().unwrap();
+    fs::create_dir(class.submissions().join("nothing")).unwrap();
+}
+
+#[test]
+fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
+    let class = Class::new();
+    write_class(&class);
+
+    // Killed as soon as there is a result: what is there is whole.
+    let mut killed = class
+        .run_command(&["--seed", "5", "--jobs", "1"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while class.results().ids().unwrap().is_empty() && begun.elapsed() < Duration::from_secs(300) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let before = class.results().ids().unwrap();
+    assert!(!before.is_empty());
+    for id in &before {
+        class.result(id);
+    }
+
+    // It goes on with the same seed, without being told, and keeps what is there.
+    let summary = class.run(&[]);
+    assert_eq!(summary["seed"], 5, "{summary}");
+    assert_eq!(
+        summary["kept"].as_u64().unwrap() as usize,
+        before.len(),
+        "{summary}"
+    );
+    assert_eq!(summary["submissions"], 6);
+    assert_eq!(summary["faults"], 0, "{summary}");
+
+    let perfect = class.result("perfect");
+    assert_eq!((perfect.points, perfect.bonus), (100.0, 5.0));
+    assert_eq!(failed(&perfect), Vec::<String>::new());
+    let layers = perfect.receipt.clone().unwrap().layers;
+    assert!(layers.active.contains_key(&Layer::ProcessPerCheck));
+
+    let points: u32 = class
+        .module
+        .manifest
+        .exercises
+        .iter()
+        .filter(|exercise| SOLVED.contains(&exercise.id.as_str()))
+        .map(|exercise| exercise.points)
+        .sum();
+    let partial = class.result("partial");
+    assert_eq!((partial.points, partial.bonus), (f64::from(points), 0.0));
+    let open = checks(&partial)
+        .find(|check| check.id.starts_with("15.7/"))
+        .unwrap();
+    assert_eq!(open.outcome, Outcome::Unfinished("15.7".into()));
+
+    // Leaving with exit code 0 is no answer, and costs only what needs the function.
+    let leaver = class.result("leaver");
+    let quantize = leaver
+        .exercises
+        .iter()
+        .find(|exercise| exercise.id == "15.3")
+        .unwrap();
+    assert_eq!(quantize.points, 0.0);
+    assert!(
+        quantize
+            .checks
+            .iter()
+            .any(|check| check.outcome == Outcome::Died)
+    );
+    assert!(leaver.points > 50.0);
+    assert!(
+        leaver
+            .findings
+            .iter()
+            .any(|finding| finding.word == "process")
+    );
+
+    // Two holes are the stub's, the rest counts; the errors name the student's own lines.
+    let broken = class.result("broken");
+    let replaced: Vec<_> = broken
+        .replaced
+        .iter()
+        .filter_map(|one| one.hole.as_deref())
+        .collect();
+    assert_eq!(replaced, ["15.7", "15.4"]);
+    let of = |id: &str| {
+        broken
+            .exercises
+            .iter()
+            .find(|one| one.id == id)
+            .unwrap()
+            .points
+    };
+    assert_eq!(
+        (of("15.1"), of("15.3"), of("15.4"), of("15.7")),
+        (5.0, 10.0, 0.0, 0.0)
+    );
+    let text = fs::read_to_string(class.submissions().join("broken/quantize.rs")).unwrap();
+    let line = text
+        .lines()
+        .position(|line| line.contains("code * scale"))
+        .unwrap()
+        + 1;
+    assert!(
+        broken
+            .compile_errors
+            .iter()
+            .any(|error| error.line == Some(line)),
+        "{:?}",
+        broken.compile_errors
+    );
+
+    let jane = class.result("doejane_1001");
+    assert_eq!(
+        (jane.submission.origin, jane.submission.late),
+        (Origin::Canvas, Some(true))
+    );
+    assert_eq!((jane.points, jane.bonus), (100.0, 0.0));
+    assert_eq!(jane.submission.missing, ["entropy.rs"]);
+
+    let nothing = class.result("nothing");
+    assert_eq!((nothing.status, nothing.points), (Status::Refused, 0.0));
+    assert!(!nothing.reasons.is_empty());
+
+    regrade(&class);
+}
+
+/// Nothing changed: nothing is compiled, nothing is asked. One file changed: one submission is graded, and the difference is explained.
+fn regrade(class: &Class) {
+    let again = class.run(&[]);
+    assert_eq!(
+        (again["kept"].as_u64(), again["graded"].as_u64()),
+        (Some(6), Some(0))
+    );
+
+    let old = class.results().path("perfect").with_extension("old");
+    fs::copy(class.results().path("perfect"), &old).unwrap();
+    class.write("perfect", |tag| {
+        if tag == "15.4" {
+            Body::Open
+        } else {
+            Body::Solved
+        }
+    });
+    let changed = class.run(&[]);
+    assert_eq!(
+        (changed["kept"].as_u64(), changed["graded"].as_u64()),
+        (Some(5), Some(1))
+    );
+    assert!(class.result("perfect").points < 100.0);
+
+    let (a, b) = (
+        old.display().to_string(),
+        class.results().path("perfect").display().to_string(),
+    );
+    let explained = json(
+        class
+            .grader(&["--json", "explain", &a, &b])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(
+        explained["causes"].as_array().unwrap().len(),
+        1,
+        "{explained}"
+    );
+    assert!(
+        explained["causes"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("the code"),
+        "{explained}"
+    );
+
+    let verified = json(class.grader(&["--json", "verify", &b]).output().unwrap());
+    assert_eq!(verified["same"], true, "{verified}");
+}
