@@ -68,6 +68,8 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Show the INT8 kernels of this CPU, which one is used, and what each reaches here.
+    Kernels,
     /// Put your finished files into the library that later modules use.
     Export {
         /// Number, name or both: 15, quantization, 15_quantization.

@@ -5,6 +5,7 @@ mod doctor;
 mod export;
 mod grade;
 mod hint;
+mod kernels;
 mod lab;
 mod list;
 mod release;
@@ -81,6 +82,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
             exercise,
             again,
         } => hint::run(&context, &module, exercise.as_deref(), again),
+        Command::Kernels => kernels::run(&context),
         Command::Lab { module, arguments } => lab::run(&context, &module, &arguments),
         Command::Reset { module, exercise } => reset::run(&context, &module, exercise.as_deref()),
         Command::Undo { change, list } => undo::run(&context, change, list),

@@ -35,6 +35,9 @@ impl GemmI8 for Portable {
     fn run(&self, mut task: Task<'_>) {
         let (rows, columns, k) = (task.rows(), task.columns(), task.k);
         let mut scratch = vec![0; k + SLACK];
+        if rows == 1 {
+            return one_row(task, &mut scratch);
+        }
         let mut a = vec![0_i16; rows.min(BLOCK_ROWS).next_multiple_of(ROWS) * k];
         let mut weights = vec![0_i16; k];
         let mut sums = vec![[0_i32; COLUMNS]; BLOCK_ROWS];
@@ -65,6 +68,26 @@ impl GemmI8 for Portable {
                 }
             }
         }
+    }
+}
+
+/// One row: widening the weights beforehand would take longer than multiplying them.
+fn one_row(mut task: Task<'_>, scratch: &mut [i8]) {
+    let (columns, k) = (task.columns(), task.k);
+    let row = task.activations.row(task.first_row, scratch);
+    let mut sums = [0; COLUMNS];
+    for first_column in (0..columns).step_by(COLUMNS) {
+        let block = COLUMNS.min(columns - first_column);
+        for (j, sum) in sums[..block].iter_mut().enumerate() {
+            let first = (task.first_column + first_column + j) * k;
+            let weights = &task.weights.bytes()[first..first + k];
+            // No sum wraps: `k ≤ MAX_K`.
+            *sum = row.iter().zip(weights).fold(0_i32, |sum, (&a, &b)| {
+                sum.wrapping_add(i32::from(a) * i32::from(b))
+            });
+        }
+        let offsets = &task.offsets[first_column..first_column + block];
+        task.ending.finish(0, first_column, &sums[..block], offsets);
     }
 }
 
