@@ -140,11 +140,8 @@ impl Batch<'_> {
             (join(ask), prepared)
         });
         let questions = questions?;
+        self.name_checks(&questions)?;
         let libraries = workshop.libraries()?;
-        self.results.keep_plan(&Plan {
-            checks: questions.checks(),
-            ..self.plan.clone()
-        })?;
         let mut graders = Vec::new();
         for job in prepared {
             let job = job?;
@@ -192,6 +189,30 @@ impl Batch<'_> {
         let (counted, error) = done.into_inner().unwrap_or_default();
         *summary = counted;
         error.map_or(Ok(()), Err)
+    }
+
+    /// Builds what is built once and asks the reference, so that others find it done.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if something of the course does not compile.
+    pub fn prepare(&self) -> Result<()> {
+        let limit = Duration::from_millis(self.plan.options.compile_ms);
+        let (launcher, confinement) = (self.launcher.clone(), self.confinement.clone());
+        let workshop = Workshop::open(self.course, launcher, confinement, limit)?;
+        self.name_checks(&self.questions(&workshop)?)
+    }
+
+    /// Reports name the checks by the plan; they are known only once the exam is compiled.
+    fn name_checks(&self, questions: &Questions) -> Result<()> {
+        let checks = questions.checks();
+        match self.results.plan()? {
+            Some(mut kept) if kept.checks != checks => {
+                kept.checks = checks;
+                self.results.keep_plan(&kept)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn questions(&self, workshop: &Workshop) -> Result<Questions> {

@@ -32,6 +32,15 @@ pub struct Arguments {
 pub enum Command {
     /// Grade a folder of submissions; what is graded already is kept.
     Run(commands::run::Wishes),
+    /// Grade the students of one task of a round; what a cluster's array job calls.
+    Shard(commands::cluster::Piece),
+    /// Say what of a class is graded and what is missing, and write the table of grades.
+    Merge {
+        /// The folder of results.
+        results: PathBuf,
+    },
+    /// Grade only what is missing, here or on a cluster.
+    Resume(commands::cluster::Rest),
     /// Grade one result again and say whether the same comes out.
     Verify {
         /// A file of `RESULTS/students`.
@@ -50,6 +59,10 @@ pub enum Command {
     Answers(report::cli::AnswerWishes),
     /// Attack the grader with every attack of the catalogue, and say what stopped each.
     SelfAttack,
+    /// Lay the submissions out for MOSS and Dolos, with the stub as what everybody was given.
+    Plagiarism(report::cli::CopyWishes),
+    /// Pack the autograder that Gradescope wants to be uploaded.
+    GradescopeZip(report::cli::ZipWishes),
     /// What the walls around a submission are worth on this machine.
     Isolation,
 }

@@ -33,6 +33,8 @@ pub mod report;
 pub mod results;
 pub mod sandbox;
 #[cfg(target_os = "linux")]
+pub mod slurm;
+#[cfg(target_os = "linux")]
 pub mod workshop;
 
 /// There is no grader elsewhere: untrusted code wants walls that only Linux has.

@@ -106,6 +106,8 @@ pub mod qat;
 mod qat_activation;
 #[path = "../../crates/tinytorch-quantization/src/qat_layer.rs"]
 pub mod qat_layer;
+#[path = "../../crates/tinytorch-quantization/src/qat_part.rs"]
+mod qat_part;
 #[path = "../../crates/tinytorch-quantization/src/qat_train.rs"]
 pub mod qat_train;
 #[path = "../../crates/tinytorch-quantization/src/qlayer.rs"]

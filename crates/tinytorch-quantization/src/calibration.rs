@@ -10,6 +10,34 @@
 //! | [`Calibration::Percentile`] | what nearly all magnitudes keep to | |
 //! | [`Calibration::Entropy`] | the one whose codes resemble the values most | Migacz 2017 |
 //! | [`Calibration::MeanSquaredError`] | the one with the smallest mean squared error | Banner et al. 2019, "Post-training 4-bit quantization" |
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use tinytorch_core::Tensor;
+//! use tinytorch_core::nn::{Linear, Relu, Sequential};
+//! use tinytorch_quantization::{Calibration, PrepareOptions, calibrate, convert, prepare};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new().with(Linear::new(16, 8, rng)).with(Relu);
+//! let mut prepared = prepare(&model, &PrepareOptions::default())?;
+//! let batches: Vec<Tensor> = (0..20).map(|_| Tensor::randn(&[32, 16], rng)).collect();
+//! calibrate(&mut prepared, batches)?;
+//!
+//! // Every method from the same pass over the data.
+//! for method in [Calibration::MinMax, Calibration::Percentile(99.9), Calibration::MeanSquaredError] {
+//!     prepared.recalibrate(method)?;
+//!     for report in prepared.calibration_report()? {
+//!         println!("{report}");
+//!         assert!(report.clipped < 0.002);
+//!         // Maxima of 20 batches still move by more than 1 % of the range: more data would help them.
+//!         assert!(method != Calibration::MinMax || report.is_enough(0.01) == Some(false));
+//!     }
+//!     let quantized = convert(&prepared)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 
@@ -67,7 +95,8 @@ impl Sketch {
     /// - Min-max and the moving average are what [`MinMaxObserver`] and [`MovingAverageMinMaxObserver`] would have found.
     /// - The percentile limits the magnitude: at most one bin above the exact order statistic, which is at most 2⁻⁷ of it, or 2⁻¹⁰
     ///   of the largest if that is less. While there is anything but zeros the limit is not 0.
-    /// - Entropy is [`entropy_range`] of [`Sketch::histogram`], with as many levels as the codes have for one sign.
+    /// - Entropy is [`entropy_range`] of [`Sketch::histogram`], with as many levels as the codes have for one sign; what was
+    ///   seen if that keeps no value.
     /// - The mean squared error is that of a uniform density within each bin, integrated exactly; the limit is searched in
     ///   steps of 2^(1/256) around the best of steps of 2^(1/16).
     ///
@@ -102,7 +131,13 @@ impl Sketch {
                 let enough = percentile / 100.0 * self.samples() as f64;
                 Ok(limited(seen, self.magnitude_at(enough)))
             }
-            Calibration::Entropy => entropy_range(&self.histogram()?, codes.len().div_ceil(2)),
+            Calibration::Entropy => {
+                let found = entropy_range(&self.histogram()?, codes.len().div_ceil(2))?;
+                // Two empty distributions resemble each other perfectly: where all values lie far from 0, a range that keeps none
+                // of them can win. It says nothing.
+                let keeps = found.min <= found.max && self.clipped(found) < 1.0;
+                Ok(if keeps { found } else { seen })
+            }
             Calibration::MeanSquaredError => self.least_error_range(seen, codes),
         }
     }
@@ -190,12 +225,10 @@ impl Sketch {
     }
 }
 
-/// What was seen, cut to magnitudes up to `limit`.
+/// What was seen, cut to magnitudes up to `limit`. If all of it lies beyond, on one side of 0, the limit remains.
 fn limited(seen: ValueRange, limit: f32) -> ValueRange {
-    ValueRange {
-        min: seen.min.max(-limit),
-        max: seen.max.min(limit),
-    }
+    let [min, max] = [seen.min, seen.max].map(|end| end.clamp(-limit, limit));
+    ValueRange { min, max }
 }
 
 /// The sum of squared errors, with the values of each bin spread evenly over it.
@@ -420,6 +453,28 @@ mod tests {
         // With 4 bits, steps are 17 times as wide: the outlier goes.
         let four = sketch(&[&values]).range(Calibration::MeanSquaredError, CodeRange::INT4);
         assert!(four.expect("values came").max < 1.5);
+    }
+
+    #[test]
+    fn values_far_from_zero_have_a_range_by_every_method() {
+        for sign in [1.0, -1.0] {
+            let values: Vec<f32> = (0..100).map(|i| sign * (5.0 + i as f32 / 100.0)).collect();
+            let sketch = sketch(&[&values]);
+            for method in [
+                Calibration::MinMax,
+                Calibration::MovingAverage(0.5),
+                Calibration::Percentile(0.1),
+                Calibration::Entropy,
+                Calibration::MeanSquaredError,
+            ] {
+                let found = sketch.range(method, INT8).expect("values came");
+                assert!(choose_qparams(found, INT8).is_ok(), "{method:?}: {found:?}");
+                assert!(
+                    found.min <= found.max && found.max_abs() >= 5.0,
+                    "{method:?}: {found:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -46,9 +46,10 @@ pub struct Interval {
 
 impl Interval {
     fn negated(self) -> Self {
+        // Not `-x`, which makes −0.0 of 0.0.
         Self {
-            low: -self.high,
-            high: -self.low,
+            low: 0.0 - self.high,
+            high: 0.0 - self.low,
         }
     }
 }

@@ -60,7 +60,7 @@ impl Dialect {
         // Checks the arguments, and is the answer of ONNX.
         let ours = choose_qparams(range, codes)?;
         let (min, width) = (range.min.min(0.0), range.max.max(0.0) - range.min.min(0.0));
-        let steps = (codes.max - codes.min) as f32;
+        let steps = codes.max.abs_diff(codes.min) as f32;
         let (scale, zero_point) = match self {
             Self::Onnx => return Ok(ours),
             Self::LiteRt => {
@@ -72,10 +72,8 @@ impl Dialect {
                 (scale, codes.min as f32 - (min / scale).round_ties_even())
             }
         };
-        Ok(QParams {
-            scale,
-            zero_point: (zero_point as i32).clamp(codes.min, codes.max),
-        })
+        let zero_point = within(codes, zero_point);
+        Ok(QParams { scale, zero_point })
     }
 
     /// The scale that spreads `[-max_abs, max_abs]` over the codes, with zero point 0.
@@ -109,8 +107,7 @@ impl Dialect {
     pub fn quantize(self, values: &[f32], qparams: QParams, codes: CodeRange) -> Result<Vec<i32>> {
         self.check(qparams, codes)?;
         check_finite(values)?;
-        let (min, max) = (codes.min as f32, codes.max as f32);
-        let code = |&value: &f32| self.unsaturated(value, qparams).clamp(min, max) as i32;
+        let code = |&value: &f32| within(codes, self.unsaturated(value, qparams));
         Ok(values.iter().map(code).collect())
     }
 
@@ -127,10 +124,8 @@ impl Dialect {
     ) -> Result<Vec<bool>> {
         self.check(qparams, codes)?;
         check_finite(values)?;
-        let passed = |&value: &f32| {
-            let code = self.unsaturated(value, qparams);
-            codes.min as f32 <= code && code <= codes.max as f32
-        };
+        let inside = codes.min as f32..=codes.max as f32;
+        let passed = |&value: &f32| inside.contains(&self.unsaturated(value, qparams));
         Ok(values.iter().map(passed).collect())
     }
 
@@ -205,6 +200,11 @@ impl Dialect {
         };
         rounded + zero_point as f32
     }
+}
+
+/// The code nearest to a rounded number (N5): saturated as a float, for it may be beyond every integer.
+fn within(codes: CodeRange, rounded: f32) -> i32 {
+    rounded.clamp(codes.min as f32, codes.max as f32) as i32
 }
 
 /// The scales on both sides of a product.

@@ -96,6 +96,7 @@ pub mod prepare;
 pub mod qat;
 mod qat_activation;
 pub mod qat_layer;
+mod qat_part;
 pub mod qat_train;
 pub mod qlayer;
 pub mod qmodel;

@@ -50,16 +50,12 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::fake_quantize::fake_quantize;
-use crate::folded::{Folded, bias_of};
-use crate::framework::nn::{BatchNorm2d, Conv2d, Layer, Sequential};
-use crate::framework::{self, Tensor, is_recording};
-use crate::prepare::{Calibration, PrepareOptions, Prepared, prepare};
-use crate::qat_layer::{Parts, copied, run, with_value};
-use crate::qlayer::{FloatLayer, QLayer};
+use crate::framework::nn::{Layer, Sequential};
+use crate::framework::{self, Tensor};
+use crate::prepare::{Calibration, PrepareOptions, prepare};
+use crate::qat_part::{Named, Part, all, build, forward, quantize};
 use crate::qmodel::QModel;
-use crate::scheme::{CodeRange, QParams, Scheme};
-use crate::stage::{Role, Stage};
+use crate::scheme::{CodeRange, Scheme};
 
 pub use crate::qat_activation::FakeQuantize;
 pub use crate::qat_layer::QatLayer;
@@ -132,7 +128,7 @@ impl QatOptions {
         }
     }
 
-    fn activation(&self) -> Result<Arc<FakeQuantize>> {
+    pub(crate) fn activation(&self) -> Result<Arc<FakeQuantize>> {
         let constant = match self.prepare.calibration {
             Calibration::MovingAverage(constant) => constant,
             _ => AVERAGING_CONSTANT,
@@ -156,94 +152,44 @@ impl From<PrepareOptions> for QatOptions {
 /// The averaging constant of activations in quantization-aware training, if no other is asked for.
 const AVERAGING_CONSTANT: f32 = 0.01;
 
-/// One layer of a [`QatModel`].
-enum Part {
-    Weighted(QatLayer),
-    /// Its output is written like its input.
-    Same {
-        layer: Arc<dyn Layer>,
-        quantized: QLayer,
-        codes: Option<Arc<FakeQuantize>>,
-    },
-    /// Not quantized; what it gives to the next layer is, if that one computes in integers.
-    Float {
-        layer: Arc<dyn Layer>,
-        reason: String,
-        output: Arc<FakeQuantize>,
-        rounds: bool,
-    },
-}
-
 /// A model that trains with the errors of INT8 in its forward pass.
 pub struct QatModel {
     input: Arc<FakeQuantize>,
     /// Whether a layer reads the input as codes.
     reads_input: bool,
-    parts: Vec<(String, Part)>,
+    parts: Vec<Named>,
 }
 
 impl std::fmt::Debug for QatModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts = self
-            .parts
-            .iter()
-            .map(|(name, part)| (name, part.layer().kind()));
-        f.debug_map().entries(parts).finish()
+        let parts = all(&self.parts).into_iter();
+        f.debug_map()
+            .entries(parts.map(|(name, part)| (name, part.kind())))
+            .finish()
     }
 }
 
 /// Makes a model for quantization-aware training from a trained one.
 ///
 /// Weights, biases and batch norms are copied: the original is not trained, except for layers that stay in `f32`, which
-/// both share. Dropout is left out.
+/// both share. Dropout is left out. Sums and concatenations are rounded where their ways meet.
 ///
 /// # Errors
 ///
 /// [`Error::NoSuchLayer`], [`Error::BadAveragingConstant`], [`Error::BadCodeRange`], [`Error::Unsupported`] for weights that
-/// are not symmetric, [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it, [`Error::NotFinite`]
+/// are not symmetric, for embeddings, and for ways that meet as real values, [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it, [`Error::NotFinite`]
 /// if a weight is not.
 pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel> {
     let prepared = prepare(model, &options.prepare)?;
     let input = options.activation()?;
-    let reads_input = reads_codes(&prepared, 0, true);
-    let mut current = input.clone();
-    // Whether what flows is codes, or was rounded to what has codes.
-    let mut on_codes = reads_input;
-    let mut parts = Vec::new();
-    for (index, stage) in prepared.stages().iter().enumerate() {
-        let part = match stage.role() {
-            Role::Weighted => {
-                let output = options.activation()?;
-                let named = |error: Error| error.in_tensor(&format!("{}.weight", stage.name()));
-                let parts = weighted(stage, options, current, output.clone())?;
-                current = output;
-                on_codes = true;
-                Part::Weighted(QatLayer::new(parts).map_err(named)?)
-            }
-            Role::Same(quantized) => Part::Same {
-                layer: stage.layers()[0].clone(),
-                quantized: quantized.clone(),
-                codes: on_codes.then(|| current.clone()),
-            },
-            Role::Other => {
-                let error = Error::Unsupported {
-                    what: "quantization-aware training of sums, concatenations and embeddings",
-                };
-                return Err(error.in_layer(stage.name()));
-            }
-            Role::Float(reason) => {
-                current = options.activation()?;
-                on_codes = reads_codes(&prepared, index + 1, false);
-                Part::Float {
-                    layer: stage.layers()[0].clone(),
-                    reason: reason.to_owned(),
-                    output: current.clone(),
-                    rounds: on_codes,
-                }
-            }
-        };
-        parts.push((stage.name().to_owned(), part));
-    }
+    let reads_input = crate::stage::demands_codes(prepared.stages(), true);
+    let (parts, _) = build(
+        prepared.stages(),
+        options,
+        input.clone(),
+        reads_input,
+        false,
+    )?;
     let model = QatModel {
         input,
         reads_input,
@@ -253,132 +199,21 @@ pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel>
     Ok(model)
 }
 
-/// Whether what enters the stage of this index is read as codes, by it or, through stages that take either, by one behind;
-/// `otherwise` if all stages from there on take either.
-fn reads_codes(prepared: &Prepared, index: usize, otherwise: bool) -> bool {
-    let behind = prepared.stages().get(index..).unwrap_or_default();
-    crate::stage::demands_codes(behind, otherwise)
-}
-
-/// What a weighted stage is made of.
-fn weighted(
-    stage: &Stage,
-    options: &QatOptions,
-    input: Arc<FakeQuantize>,
-    output: Arc<FakeQuantize>,
-) -> Result<Parts> {
-    let Some(folded) = stage.folded()? else {
-        return Err(Error::Unsupported {
-            what: "a weighted layer that is neither linear nor a convolution",
-        });
-    };
-    let Folded {
-        mut weight,
-        mut bias,
-        operation,
-        relu,
-        scheme,
-    } = folded;
-    let first = stage.layers()[0].as_any();
-    let mut norm = None;
-    if let (BatchNormTraining::Live, Some(layer)) =
-        (options.batch_norm, first.downcast_ref::<Conv2d>())
-    {
-        let mut norms = stage.layers().iter();
-        if let Some(found) = norms.find_map(|layer| layer.as_any().downcast_ref::<BatchNorm2d>()) {
-            weight = layer.weight().array().into_owned();
-            bias = bias_of(layer.bias(), weight.shape()[0]);
-            norm = Some(copied(found)?);
-        }
-    }
-    Ok(Parts {
-        weight,
-        bias,
-        norm,
-        operation,
-        relu,
-        scheme,
-        learned: options.weight_steps == Steps::Learned,
-        input,
-        output,
-    })
-}
-
-impl Part {
-    fn layer(&self) -> &dyn Layer {
-        match self {
-            Self::Weighted(layer) => layer,
-            Self::Same { layer, .. } | Self::Float { layer, .. } => &**layer,
-        }
-    }
-
-    fn output(&self) -> Option<&FakeQuantize> {
-        match self {
-            Self::Weighted(layer) => Some(layer.output()),
-            Self::Float { output, .. } => Some(output),
-            Self::Same { .. } => None,
-        }
-    }
-
-    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        match self {
-            Self::Weighted(layer) => layer.forward(x),
-            Self::Same {
-                layer,
-                quantized: QLayer::AvgPool2d(_),
-                codes: Some(codes),
-            } => self
-                .averaged(&**layer, codes, x)
-                .map_err(Error::into_framework),
-            // What only picks values that have codes gives values that have codes.
-            Self::Same { layer, .. } => layer.forward(x),
-            Self::Float {
-                layer,
-                output,
-                rounds,
-                ..
-            } => {
-                let y = layer.forward(x)?;
-                if *rounds {
-                    return output.forward(&y);
-                }
-                // Real values go on as they are, as in the integer model; their range is wanted all the same.
-                output.observe(&y).map_err(Error::into_framework)?;
-                Ok(y)
-            }
-        }
-    }
-
-    /// A mean of values that have codes has none as a rule: it is rounded to one, as the integers do.
-    fn averaged(&self, layer: &dyn Layer, codes: &FakeQuantize, x: &Tensor) -> Result<Tensor> {
-        let qparams = codes.qparams()?;
-        let Self::Same { quantized, .. } = self else {
-            return Ok(layer.forward(x)?);
-        };
-        let integers = codes.codes() == CodeRange::INT8;
-        if integers && !is_recording() {
-            return run(quantized.clone(), qparams, x);
-        }
-        let y = fake_quantize(&layer.forward(x)?, qparams, codes.codes())?;
-        if !integers {
-            return Ok(y);
-        }
-        Ok(with_value(&y, &run(quantized.clone(), qparams, x)?))
-    }
-}
-
 impl QatModel {
-    /// The linear layers and convolutions, by name.
+    /// The linear layers and convolutions, by name, those inside of sums and concatenations too.
     pub fn weighted_layers(&self) -> impl Iterator<Item = (&str, &QatLayer)> {
-        self.parts.iter().filter_map(|(name, part)| match part {
-            Part::Weighted(layer) => Some((name.as_str(), layer)),
-            Part::Same { .. } | Part::Float { .. } => None,
-        })
+        all(&self.parts)
+            .into_iter()
+            .filter_map(|(name, part)| match part {
+                Part::Weighted(layer) => Some((name, &**layer)),
+                _ => None,
+            })
     }
 
     /// What rounds the input and the output of every layer that has a range of its own.
     pub fn activations(&self) -> impl Iterator<Item = &FakeQuantize> {
-        let outputs = self.parts.iter().filter_map(|(_, part)| part.output());
+        let parts = all(&self.parts).into_iter();
+        let outputs = parts.filter_map(|(_, part)| part.output());
         std::iter::once(&*self.input).chain(outputs)
     }
 
@@ -413,34 +248,7 @@ impl QatModel {
             .input
             .qparams()
             .map_err(|error| error.in_tensor("input"))?;
-        let mut input: QParams = first;
-        let mut layers = Vec::with_capacity(self.parts.len());
-        for (name, part) in &self.parts {
-            let layer = match part {
-                Part::Weighted(layer) => {
-                    let named = |error: Error| error.in_tensor(&format!("{name}.weight"));
-                    layer.quantize(input).map_err(named)?
-                }
-                Part::Same { quantized, .. } => quantized.clone(),
-                Part::Float {
-                    layer,
-                    reason,
-                    output,
-                    rounds,
-                } => {
-                    layer.set_training(false);
-                    let qparams = output.qparams().map_err(|error| error.in_tensor(name))?;
-                    QLayer::Float(FloatLayer {
-                        layer: layer.clone(),
-                        reason: reason.clone(),
-                        output: rounds.then_some(qparams),
-                    })
-                }
-            };
-            input = layer.output(input);
-            layers.push((name.clone(), layer));
-        }
-        QModel::new(first, layers)
+        QModel::new(first, quantize(&self.parts, first)?.0)
     }
 }
 
@@ -453,9 +261,7 @@ impl Layer for QatModel {
             self.input.observe(x).map_err(Error::into_framework)?;
             x.clone()
         };
-        self.parts
-            .iter()
-            .try_fold(x, |x, (_, part)| part.forward(&x))
+        forward(&self.parts, &x)
     }
 
     fn kind(&self) -> &'static str {
@@ -469,10 +275,11 @@ impl Layer for QatModel {
     fn children(&self) -> Vec<(String, &dyn Layer)> {
         let mut children: Vec<(String, &dyn Layer)> =
             vec![("quantize_input".to_owned(), &*self.input)];
-        for (name, part) in &self.parts {
-            children.push((name.clone(), part.layer()));
-            if let Part::Float { output, .. } = part {
-                children.push((format!("{name}.output"), &**output));
+        for (name, part) in all(&self.parts) {
+            children.extend(part.layer().map(|layer| (name.to_owned(), layer)));
+            // A weighted layer holds its own.
+            if let (Some(output), false) = (part.output(), matches!(part, Part::Weighted(_))) {
+                children.push((format!("{name}.output"), output));
             }
         }
         children

@@ -44,7 +44,9 @@ pub(crate) enum Role<'a> {
     Weighted,
     Same(&'a QLayer),
     Float(&'a str),
-    /// A sum, a concatenation, an embedding.
+    /// Ways that meet on codes: `Some(relu)` for a sum, `None` for a concatenation.
+    Ways(Option<bool>),
+    /// An embedding, or ways that meet as real values.
     Other,
 }
 
@@ -434,6 +436,8 @@ impl Stage {
             Plan::Weighted { .. } => Role::Weighted,
             Plan::Same(layer) => Role::Same(layer),
             Plan::Float(reason) => Role::Float(reason),
+            Plan::Residual { relu, real: None } => Role::Ways(Some(*relu)),
+            Plan::Concat { real: None } => Role::Ways(None),
             Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => Role::Other,
         }
     }

@@ -1,5 +1,6 @@
 //! One command per file. Each prints what it found and returns how it ended.
 
+pub mod cluster;
 mod explain;
 mod isolation;
 pub mod run;
@@ -43,6 +44,9 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
     };
     match &arguments.command {
         Command::Run(wishes) => run::run(&context, wishes),
+        Command::Shard(piece) => cluster::shard(&context, piece),
+        Command::Merge { results } => cluster::merge(&context, results),
+        Command::Resume(rest) => cluster::resume(&context, rest),
         Command::Verify { result } => verify::run(&context, result),
         Command::Explain { a, b } => explain::run(&context, a, b),
         Command::Report(wishes) => {
@@ -52,6 +56,12 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
             report::cli::answer_sheets(arguments.workspace.as_deref(), wishes, context.json)
         }
         Command::SelfAttack => self_attack::run(&context),
+        Command::Plagiarism(wishes) => {
+            report::cli::plagiarism(arguments.workspace.as_deref(), wishes, context.json)
+        }
+        Command::GradescopeZip(wishes) => {
+            report::cli::gradescope_zip(arguments.workspace.as_deref(), wishes, context.json)
+        }
         Command::Isolation => isolation::run(&context),
     }
 }

@@ -51,6 +51,9 @@ pub struct Wishes {
     /// Seconds of processor time that compiling a submission may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub compile_limit: u64,
+    /// On a cluster.
+    #[command(flatten)]
+    pub cluster: crate::slurm::Options,
 }
 
 fn level(text: &str) -> Result<Isolation, String> {
@@ -90,6 +93,9 @@ pub fn run(context: &Context<'_>, wishes: &Wishes) -> Result<Outcome> {
     };
     if !context.json && batch.isolation() == Isolation::Reduced {
         isolation::print(&batch.confinement.layers);
+    }
+    if wishes.cluster.slurm {
+        return super::cluster::submit(context, &batch, &wishes.cluster);
     }
     let summary = batch.run(&|done, of, result| {
         ui::note(format!("{done:>4} of {of}  {}", line(result)));

@@ -5,7 +5,9 @@ use tito::failure::Failure;
 
 use super::answers::Marks;
 use super::late::{Lateness, Policy};
-use crate::model::{CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult};
+use crate::model::{
+    CheckInfo, CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult,
+};
 use crate::results::Results;
 
 /// All that reports are made of.
@@ -67,11 +69,14 @@ impl Book {
     ///
     /// Those of the policy's times and the marks.
     pub fn new(
-        plan: Plan,
+        mut plan: Plan,
         graded: Vec<Option<SubmissionResult>>,
         policy: Option<&Policy>,
         marks: Option<&Marks>,
     ) -> Result<Book> {
+        if plan.checks.is_empty() {
+            plan.checks = checks(&graded);
+        }
         let ids: Vec<&str> = plan.submissions.iter().map(|one| one.id.as_str()).collect();
         if let Some(stranger) = policy.and_then(|policy| policy.strangers(&ids).next()) {
             return Err(Failure::usage(format!(
@@ -111,6 +116,27 @@ impl Book {
         let code: u32 = code.map(|exercise| exercise.points).sum();
         f64::from(code) + self.written_of
     }
+}
+
+/// The checks as the results know them, where the plan does not name them.
+fn checks(graded: &[Option<SubmissionResult>]) -> Vec<CheckInfo> {
+    let first = graded
+        .iter()
+        .flatten()
+        .find(|result| result.status == Status::Graded);
+    let exercises = first.into_iter().flat_map(|result| &result.exercises);
+    exercises
+        .flat_map(|exercise| exercise.checks.iter().map(move |check| (exercise, check)))
+        .map(|(exercise, check)| CheckInfo {
+            id: check.id.clone(),
+            exercise: exercise.id.clone(),
+            weight: check.weight,
+            visibility: check.visibility,
+            what: String::new(),
+            why: String::new(),
+            item: String::new(),
+        })
+        .collect()
 }
 
 fn row(

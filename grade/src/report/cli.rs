@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tito::failure::{Failure, Outcome};
 use tito::lock::cannot_write;
+use tito::markers::Marked;
 use tito::snapshot::write_atomically;
 use tito::ui::{self, CODE, FAINT, OPEN, paint};
 use tito::workspace::Workspace;
@@ -18,8 +19,8 @@ use super::feedback::{self, Feedback};
 use super::gradescope::Hidden;
 use super::late::Policy;
 use super::stats::Statistics;
-use super::{canvas, github, gradescope, junit, tables};
-use crate::model::Plan;
+use super::{autograder, canvas, github, gradescope, junit, plagiarism, tables};
+use crate::model::{Isolation, Plan};
 use crate::results::Results;
 
 /// What is wanted of a folder of results.
@@ -380,6 +381,105 @@ pub fn answer_sheets(
         paint(CODE, table.display())
     ));
     Ok(Outcome::Good)
+}
+
+/// Where the layout for programs that look for copies goes.
+#[derive(Args, Debug)]
+pub struct CopyWishes {
+    /// The folder that `run --out` wrote.
+    pub results: PathBuf,
+    /// Without it, `plagiarism` in the folder of results.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Lays the submissions out for MOSS and Dolos.
+///
+/// # Errors
+///
+/// As for [`report`], and those of reading the course's exercise files.
+pub fn plagiarism(workspace: Option<&Path>, wishes: &CopyWishes, json: bool) -> Result<Outcome> {
+    let results = Results::new(&wishes.results);
+    let plan = plan(&results)?;
+    let module = Workspace::find(workspace)?.module(&plan.module)?;
+    let mut given = plagiarism::Texts::new();
+    for twin in module.twin_files()? {
+        let marked = Marked::parse(&twin.text).map_err(|error| {
+            Failure::environment(format!("{}:{}: {}", twin.shown, error.line, error.what))
+        })?;
+        given.insert(twin.name.clone(), marked.stub());
+    }
+    let mut submissions = plan.submissions.clone();
+    let texts: Vec<_> = submissions
+        .iter_mut()
+        .map(|submission| crate::intake::take(&module, &plan.submissions_folder, submission))
+        .collect();
+    let students: Vec<_> = submissions.iter().zip(texts).collect();
+    let files: Written = plagiarism::layout(&plan, &given, &students)?
+        .into_iter()
+        .map(|(path, content)| (PathBuf::from(path), content))
+        .collect();
+    let place = wishes
+        .out
+        .clone()
+        .unwrap_or_else(|| results.folder().join("plagiarism"));
+    write(&place, &files)?;
+    tell(&place, files.len(), json);
+    Ok(Outcome::Good)
+}
+
+/// How the autograder shall be.
+#[derive(Args, Debug)]
+pub struct ZipWishes {
+    /// Number, name or both: 15, quantization, 15_quantization.
+    #[arg(long)]
+    pub module: String,
+    /// The zip file.
+    #[arg(long, value_name = "FILE", default_value = "autograder.zip")]
+    pub out: PathBuf,
+    /// When students may see how hidden checks ended.
+    #[arg(long, value_enum, default_value = "hidden")]
+    pub hidden_checks: Hidden,
+    /// Let the autograder refuse to grade where a wall is missing.
+    #[arg(long)]
+    pub require_full_isolation: bool,
+}
+
+/// Packs the autograder that Gradescope wants to be uploaded.
+///
+/// # Errors
+///
+/// Those of reading the course and of writing the file.
+pub fn gradescope_zip(workspace: Option<&Path>, wishes: &ZipWishes, json: bool) -> Result<Outcome> {
+    let workspace = Workspace::find(workspace)?;
+    let settings = autograder::Settings {
+        isolation: if wishes.require_full_isolation {
+            Isolation::Full
+        } else {
+            Isolation::Reduced
+        },
+        hidden: wishes.hidden_checks,
+    };
+    let bytes = autograder::zip(&workspace, &wishes.module, settings)?;
+    let written = Written::from([(PathBuf::new(), bytes)]);
+    write(&wishes.out, &written)?;
+    tell(&wishes.out, 1, json);
+    if !json {
+        ui::note("it holds the reference and the hidden checks: for Gradescope's upload form only");
+    }
+    Ok(Outcome::Good)
+}
+
+fn tell(place: &Path, files: usize, json: bool) {
+    if json {
+        ui::print_json(&json!({ "out": place.display().to_string(), "files": files }));
+    } else {
+        ui::say(format!(
+            "{}  {}",
+            paint(CODE, place.display()),
+            paint(FAINT, ui::count(files, "file"))
+        ));
+    }
 }
 
 #[cfg(test)]

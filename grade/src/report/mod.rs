@@ -7,6 +7,7 @@
 //! A format is one file here. All foreign text goes through [`escape`]; what a student may see is decided in one place, [`feedback`].
 
 pub mod answers;
+pub mod autograder;
 pub mod book;
 pub mod canvas;
 pub mod cli;

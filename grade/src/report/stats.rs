@@ -149,8 +149,9 @@ impl Statistics {
         for check in &self.checks {
             let _ = writeln!(
                 text,
-                "| {} | {} of {} | {:.2} | {} | {} |",
-                safe(&check.id),
+                "| `{}` | {} of {} | {:.2} | {} | {} |",
+                // Identifiers of the course's, in code.
+                check.id.replace('`', "'"),
                 check.passed,
                 check.asked,
                 check.difficulty,
@@ -170,8 +171,8 @@ impl Statistics {
                 .map_or("not in the catalogue".into(), safe);
             let _ = writeln!(
                 text,
-                "- {}: {} students ({}): {}",
-                safe(&cluster.check),
+                "- `{}`: {} students ({}): {}",
+                cluster.check.replace('`', "'"),
                 cluster.students.len(),
                 mistake,
                 safe(&cluster.students.join(", "))

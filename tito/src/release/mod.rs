@@ -30,7 +30,7 @@ use crate::snapshot::Store;
 use crate::ui;
 use crate::workspace::{Module, Workspace};
 
-pub use files::Files;
+pub use files::{Files, collect};
 pub use record::{RECORD, Record};
 
 use cargo::{Package, text};

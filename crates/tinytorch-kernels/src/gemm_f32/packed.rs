@@ -14,6 +14,7 @@
 mod tests;
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use super::lines::Line;
 use super::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches, panels};
@@ -22,8 +23,14 @@ use crate::cpu::Vectors;
 use crate::gemm_i8::block::BlockMut;
 use crate::team;
 
-/// Products with fewer multiply-adds than this stay on the caller's thread.
-const PARALLEL_THRESHOLD: usize = 1 << 18;
+/// Products that take less than this stay on the caller's thread: dividing one costs about a microsecond.
+const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
+
+/// What a product takes one thread, at least, at 58 multiply-adds and 90 bytes of `b` in a nanosecond.
+fn nanoseconds(m: usize, n: usize, k: usize) -> u64 {
+    let elements = n.saturating_mul(k) as u64;
+    (elements.saturating_mul(m as u64) / 58).max(elements / 23)
+}
 
 /// Rows of each thread from which a product is divided by rows rather than by columns.
 const ROWS_WORTH_DIVIDING: usize = 32;
@@ -150,7 +157,7 @@ impl PackedF32 {
             finish,
             out: block,
         };
-        let large = m.saturating_mul(n).saturating_mul(k) >= PARALLEL_THRESHOLD;
+        let large = nanoseconds(m, n, k) >= NANOSECONDS_WORTH_DIVIDING;
         let threads = match threads {
             Threads::Auto if large => rayon::current_num_threads(),
             Threads::Auto | Threads::One => 1,
@@ -165,8 +172,9 @@ fn run(task: panels::Task<'_>, threads: usize) {
     if threads == 1 {
         return panels::run(vectors, task);
     }
+    let time = Duration::from_nanos(nanoseconds(task.out.rows(), task.n, task.rows.k));
     let tasks = divide(task, threads, panels::width(vectors));
-    team::for_each(tasks, threads, |task| panels::run(vectors, task));
+    team::for_each_of(time, tasks, threads, |task| panels::run(vectors, task));
 }
 
 thread_local! {

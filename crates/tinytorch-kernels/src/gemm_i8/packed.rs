@@ -1,6 +1,7 @@
 //! Weights in the order in which their kernel reads them, ready for any number of products.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use super::activations::{Activations, Matrix};
 use super::block::BlockMut;
@@ -11,8 +12,12 @@ use crate::cpu::{Vectors, vectorized};
 use crate::elements;
 use crate::team;
 
-/// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
-const PARALLEL_THRESHOLD: usize = 1 << 21;
+/// Products that take less than this, on one thread of a CPU with `vpdpbusd`, stay on the caller's thread: dividing one
+/// costs about a microsecond.
+const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
+/// What such a CPU does in a nanosecond: multiply-adds, and bytes of weights read from its second cache.
+const MULTIPLY_ADDS: u64 = 230;
+const WEIGHT_BYTES: u64 = 90;
 
 /// Weights `[n, k]`, one row per output, packed once for one kernel.
 #[derive(Clone, Debug)]
@@ -239,12 +244,17 @@ impl PackedWeights {
 
     /// How many threads a product of `m` rows is worth.
     pub(crate) fn threads(&self, m: usize) -> usize {
-        let large = m.saturating_mul(self.n).saturating_mul(self.k) >= PARALLEL_THRESHOLD;
-        if large {
+        if self.nanoseconds(m) >= NANOSECONDS_WORTH_DIVIDING {
             rayon::current_num_threads()
         } else {
             1
         }
+    }
+
+    /// What a product of `m` rows takes one thread, at least.
+    fn nanoseconds(&self, m: usize) -> u64 {
+        let weights = self.n.saturating_mul(self.k) as u64;
+        (weights.saturating_mul(m as u64) / MULTIPLY_ADDS).max(weights / WEIGHT_BYTES)
     }
 
     /// Rows of each part from which a product is divided by rows rather than by columns.
@@ -277,8 +287,9 @@ impl PackedWeights {
         if threads == 1 {
             self.kernel.run(task);
         } else {
+            let time = Duration::from_nanos(self.nanoseconds(task.rows()));
             let tasks = divide(task, self.kernel.tile(), threads);
-            team::for_each(tasks, threads, |task| self.kernel.run(task));
+            team::for_each_of(time, tasks, threads, |task| self.kernel.run(task));
         }
     }
 }

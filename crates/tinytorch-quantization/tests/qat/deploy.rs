@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tinytorch_core::nn::{
-    AvgPool2d, BatchNorm2d, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear, MaxPool2d,
-    Relu, Sequential,
+    AvgPool2d, BatchNorm2d, Concat, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear,
+    MaxPool2d, Relu, Residual, Sequential,
 };
 use tinytorch_core::optim::{Adam, AdamConfig, Optimizer};
 use tinytorch_core::{Pool2dOptions, Tensor, no_grad};
@@ -52,6 +52,42 @@ fn lived_in(channels: usize, rng: &mut Rng) -> BatchNorm2d {
     norm
 }
 
+fn same_size(channels: usize, out: usize, rng: &mut Rng) -> Conv2d {
+    let config = Conv2dConfig::new(channels, out, 3).padding(1);
+    Conv2d::new(config, rng).expect("a good configuration")
+}
+
+/// Two ways that are added; the short one is what comes, or a convolution.
+fn sum(channels: usize, rng: &mut Rng) -> Residual {
+    let mut body = Sequential::new()
+        .with(same_size(channels, channels, rng))
+        .with(lived_in(channels, rng));
+    if rng.random() {
+        body = body.with(Gelu);
+    }
+    match rng.random() {
+        true => Residual::new(body),
+        false => Residual::with_shortcut(body, same_size(channels, channels, rng)),
+    }
+}
+
+/// What comes beside a convolution of it, and perhaps a sum inside.
+fn concatenation(channels: &mut usize, rng: &mut Rng) -> Concat {
+    let before = *channels;
+    let out = rng.random_range(1..=3);
+    let mut all = Concat::new().with(Sequential::new()).with(
+        Sequential::new()
+            .with(same_size(before, out, rng))
+            .with(Relu),
+    );
+    *channels = before + out;
+    if rng.random() {
+        all = all.with(Sequential::new().with(sum(before, rng)));
+        *channels += before;
+    }
+    all
+}
+
 /// A network of random depth, widths and kinds of layers, with a batch of images for it.
 fn random_network(rng: &mut Rng) -> (Sequential, Tensor) {
     let mut channels = rng.random_range(1..=4);
@@ -73,7 +109,10 @@ fn random_network(rng: &mut Rng) -> (Sequential, Tensor) {
             stride: [1, 1],
             padding: [1, 1],
         };
-        model = match rng.random_range(0..6) {
+        model = match rng.random_range(0..9) {
+            6 => model.with(sum(channels, rng)),
+            7 => model.with(concatenation(&mut channels, rng)),
+            8 => model.with(sum(channels, rng)).with(Relu),
             0 => model.with(MaxPool2d::with(pool)),
             1 => model.with(AvgPool2d::with(pool)),
             2 => model.with(Gelu).with(Gelu),
