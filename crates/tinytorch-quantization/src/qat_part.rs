@@ -30,7 +30,7 @@ pub(crate) enum Part {
     /// Its output is written like its input.
     Same {
         layer: Arc<dyn Layer>,
-        quantized: QLayer,
+        quantized: Box<QLayer>,
         codes: Option<Arc<FakeQuantize>>,
     },
     /// Not quantized; what it gives to the next layer is, if that one computes in integers.
@@ -78,7 +78,7 @@ pub(crate) fn build(
             }
             Role::Same(quantized) => Part::Same {
                 layer: stage.layers()[0].clone(),
-                quantized: quantized.clone(),
+                quantized: Box::new(quantized.clone()),
                 codes: on_codes.then(|| current.clone()),
             },
             Role::Float(reason) => {
@@ -220,7 +220,7 @@ impl Part {
                 let named = |error: Error| error.in_tensor(&format!("{name}.weight"));
                 layer.quantize(input).map_err(named)
             }
-            Self::Same { quantized, .. } => Ok(quantized.clone()),
+            Self::Same { quantized, .. } => Ok(QLayer::clone(quantized)),
             Self::Float {
                 layer,
                 reason,
@@ -264,9 +264,11 @@ impl Part {
             Self::Weighted(layer) => layer.forward(x),
             Self::Same {
                 layer,
-                quantized: quantized @ QLayer::AvgPool2d(_),
+                quantized,
                 codes: Some(codes),
-            } => averaged(&**layer, quantized, codes, x).map_err(Error::into_framework),
+            } if matches!(**quantized, QLayer::AvgPool2d(_)) => {
+                averaged(&**layer, quantized, codes, x).map_err(Error::into_framework)
+            }
             // What only picks values that have codes gives values that have codes.
             Self::Same { layer, .. } => layer.forward(x),
             Self::Float {
