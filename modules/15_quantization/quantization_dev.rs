@@ -84,12 +84,18 @@ pub mod latency;
 pub mod layer;
 #[path = "../../crates/tinytorch-quantization/src/learned.rs"]
 pub mod learned;
+#[path = "../../crates/tinytorch-quantization/src/ledger.rs"]
+pub mod ledger;
 pub mod linear;
 pub mod loss_scaling;
 #[path = "../../crates/tinytorch-quantization/src/metrics.rs"]
 pub mod metrics;
 #[path = "../../crates/tinytorch-quantization/src/mixed_precision.rs"]
 pub mod mixed_precision;
+#[path = "../../crates/tinytorch-quantization/src/narrow.rs"]
+pub mod narrow;
+#[path = "../../crates/tinytorch-quantization/src/narrow_step.rs"]
+mod narrow_step;
 pub mod observer;
 #[path = "../../crates/tinytorch-quantization/src/packed.rs"]
 pub mod packed;
@@ -98,6 +104,8 @@ pub mod parameters;
 pub mod per_channel;
 #[path = "../../crates/tinytorch-quantization/src/pool.rs"]
 mod pool;
+#[path = "../../crates/tinytorch-quantization/src/precision.rs"]
+pub mod precision;
 #[path = "../../crates/tinytorch-quantization/src/prepare.rs"]
 pub mod prepare;
 #[path = "../../crates/tinytorch-quantization/src/qat.rs"]
@@ -144,7 +152,7 @@ pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
-pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use convert::{SizeReport, calibrate, compare_sizes};
 pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
@@ -161,15 +169,18 @@ pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
 pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
+pub use ledger::{Fate, Ledger, LedgerEntry, convert};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{
     AUTOCAST, Autocast, Half, HalfModel, HalfWeights, LossScaling, autocast, to_half,
 };
+pub use narrow::{NarrowOperation, NarrowWeight, QNarrow};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
+pub use precision::Precision;
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,

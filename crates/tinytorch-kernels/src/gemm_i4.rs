@@ -190,6 +190,19 @@ impl PackedInt4 {
         size_of_val::<[Words]>(&self.words) + size_of_val::<[Scales]>(&self.scales)
     }
 
+    /// The scales as they were given, `[n, k / group]`.
+    pub fn scales(&self) -> Vec<f32> {
+        let groups = self.k.div_ceil(self.group);
+        let mut scales = Vec::with_capacity(self.n * groups);
+        for j in 0..self.n {
+            for group in 0..groups {
+                let scales_of = &self.scales[j / COLUMNS * groups + group].0;
+                scales.push(scales_of[j % COLUMNS / 16][j % 16]);
+            }
+        }
+        scales
+    }
+
     /// The codes as they were given, `[n, k]`.
     pub fn unpack(&self) -> Vec<i8> {
         let inner = self.k.div_ceil(CODES);

@@ -17,6 +17,56 @@ use crate::scheme::{CodeRange, Dims, QParams, Scheme};
 /// More padding than this is a mistake, and would let sizes overflow.
 const MAX_PADDING: usize = 1 << 16;
 
+/// Checks that a convolution can have a weight of this shape and these options.
+pub(crate) fn check_options(weight: &[usize], options: Conv2dOptions) -> Result<()> {
+    let groups = options.groups;
+    let padding = options.padding.iter();
+    let fits = weight.len() == 4
+        && groups > 0
+        && weight[0].is_multiple_of(groups)
+        && !options.stride.contains(&0)
+        && padding.max().is_some_and(|&padding| padding <= MAX_PADDING);
+    if fits {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        operation: "QConv2d",
+        expected: format!(
+            "a weight [out, in / groups, height, width] for {groups} groups, a stride above 0, padding up to {MAX_PADDING}"
+        ),
+        got: weight.to_vec(),
+    })
+}
+
+/// The shape of the output of a convolution for an input of this shape.
+pub(crate) fn output_shape(
+    weight: &[usize],
+    options: Conv2dOptions,
+    input: &[usize],
+) -> Result<[usize; 4]> {
+    let [outputs, group_inputs, kernel @ ..] = weight else {
+        unreachable!("checked when the layer was made");
+    };
+    let inputs = group_inputs * options.groups;
+    let size = |axis: usize, length: usize| {
+        let padded = length.checked_add(options.padding[axis].checked_mul(2)?)?;
+        Some(padded.checked_sub(kernel[axis])? / options.stride[axis] + 1)
+    };
+    if let &[batch, channels, height, width] = input
+        && channels == inputs
+        && let (Some(height), Some(width)) = (size(0, height), size(1, width))
+    {
+        return Ok([batch, *outputs, height, width]);
+    }
+    Err(Error::ShapeMismatch {
+        operation: "QConv2d",
+        expected: format!(
+            "[batch, {inputs}, height, width], at least as large as the kernel {kernel:?}"
+        ),
+        got: input.to_vec(),
+    })
+}
+
 /// A convolution on codes, with a ReLU behind it if asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QConv2d {
@@ -69,24 +119,7 @@ impl QConv2d {
         output: QParams,
         relu: bool,
     ) -> Result<Self> {
-        let groups = options.groups;
-        let fits = weight.shape().len() == 4
-            && groups > 0
-            && weight.shape()[0].is_multiple_of(groups)
-            && !options.stride.contains(&0)
-            && options
-                .padding
-                .iter()
-                .all(|&padding| padding <= MAX_PADDING);
-        if !fits {
-            return Err(Error::ShapeMismatch {
-                operation: "QConv2d",
-                expected: format!(
-                    "a weight [out, in / groups, height, width] for {groups} groups, a stride above 0, padding up to {MAX_PADDING}"
-                ),
-                got: weight.shape().to_vec(),
-            });
-        }
+        check_options(weight.shape(), options)?;
         check_parts(&weight, &bias, input, output)?;
         Ok(Self {
             weight,
@@ -104,27 +137,7 @@ impl QConv2d {
     ///
     /// [`Error::ShapeMismatch`] if it is not `[batch, in, height, width]`, or the kernel does not fit in.
     pub fn output_shape(&self, input: &[usize]) -> Result<[usize; 4]> {
-        let [outputs, group_inputs, kernel @ ..] = self.weight.shape() else {
-            unreachable!("checked when the layer was made");
-        };
-        let inputs = group_inputs * self.options.groups;
-        let size = |axis: usize, length: usize| {
-            let padded = length.checked_add(self.options.padding[axis].checked_mul(2)?)?;
-            Some(padded.checked_sub(kernel[axis])? / self.options.stride[axis] + 1)
-        };
-        if let &[batch, channels, height, width] = input
-            && channels == inputs
-            && let (Some(height), Some(width)) = (size(0, height), size(1, width))
-        {
-            return Ok([batch, *outputs, height, width]);
-        }
-        Err(Error::ShapeMismatch {
-            operation: "QConv2d",
-            expected: format!(
-                "[batch, {inputs}, height, width], at least as large as the kernel {kernel:?}"
-            ),
-            got: input.to_vec(),
-        })
+        output_shape(self.weight.shape(), self.options, input)
     }
 
     /// Computes the layer by its definition: gathers what the kernel covers at every place into a row, multiplies, adds

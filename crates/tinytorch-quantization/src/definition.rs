@@ -95,7 +95,8 @@ fn layer_on(layer: &QLayer, flow: Exact, source: &str) -> Result<Exact> {
             .forward_definition(&real.into_real())
             .map(Exact::Codes),
         layer => Ok(Exact::Real {
-            values: no_grad(|| layer.on_real(&real.into_real()))?,
+            values: no_grad(|| layer.on_real(&real.into_real()))
+                .map_err(|error| error.in_tensor(source))?,
             written,
         }),
     }

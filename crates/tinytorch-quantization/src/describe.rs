@@ -8,17 +8,20 @@ use safetensors::Dtype;
 use crate::composite::Join;
 use crate::error::Result;
 use crate::file::{FileError, RawTensor};
+use crate::folded::Operation;
 use crate::framework::Tensor;
 use crate::framework::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d, Relu,
     Sigmoid, Softmax, Tanh,
 };
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
 use crate::parameters::Parameters;
 use crate::qlayer::QLayer;
 use crate::qmodel::QModel;
 use crate::qtensor::QTensor;
 use crate::record::{
-    ChainRecord, Description, FloatRecord, JoinRecord, LayerRecord, SumRecord, VERSION,
+    ChainRecord, Description, FloatRecord, JoinRecord, LayerRecord, NarrowRecord, SumRecord,
+    VERSION, WeightRecord,
 };
 
 pub(crate) type Tensors = BTreeMap<String, RawTensor>;
@@ -30,6 +33,7 @@ pub(crate) fn describe(model: &QModel, path: &Path) -> Result<(Description, Tens
         version: VERSION,
         input: model.input().into(),
         layers: chain(&model.layers()?, path, &mut tensors)?,
+        ledger: model.own_ledger().map(Into::into),
     };
     Ok((description, tensors))
 }
@@ -100,6 +104,21 @@ fn record(
                 codes: bounds(layer.table()),
             }
         }
+        QLayer::Narrow(layer) => {
+            let weight = narrow(layer, &mut own);
+            LayerRecord::Narrow {
+                operation: match layer.operation() {
+                    NarrowOperation::Product(Operation::Linear) => NarrowRecord::Linear,
+                    NarrowOperation::Product(Operation::Conv2d(options)) => {
+                        NarrowRecord::Conv2d(options.into())
+                    }
+                    NarrowOperation::Embedding => NarrowRecord::Embedding,
+                },
+                weight,
+                relu: layer.has_relu(),
+                output: layer.output().map(Into::into),
+            }
+        }
         QLayer::Residual(layer) => LayerRecord::Residual {
             body: chain(&layer.body, path, tensors)?,
             shortcut: chain(&layer.shortcut, path, tensors)?,
@@ -134,6 +153,74 @@ fn record(
         }
     };
     Ok((record, own))
+}
+
+/// The tensors of a narrow layer, and how its weights are written.
+fn narrow(layer: &QNarrow, own: &mut Own) -> WeightRecord {
+    let floats = |values: &[f32], shape: &[usize]| RawTensor {
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+        bytes: values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+    };
+    if layer.operation() != NarrowOperation::Embedding {
+        let bias = floats(layer.bias(), &[layer.bias().len()]);
+        own.push(("bias".to_owned(), bias));
+    }
+    let scale = |parameters: &Parameters| {
+        let scales: Vec<f32> = parameters.pairs().iter().map(|pair| pair.scale).collect();
+        // Without axes: one for all.
+        match parameters {
+            Parameters::PerTensor(_) => floats(&scales, &[]),
+            _ => floats(&scales, &[scales.len()]),
+        }
+    };
+    let (weight, record) = match layer.weight() {
+        NarrowWeight::Dynamic(codes) => {
+            own.push(("scale".to_owned(), scale(codes.parameters())));
+            let codes_record = bounds(codes);
+            (
+                codes_of(codes),
+                WeightRecord::Dynamic {
+                    codes: codes_record,
+                },
+            )
+        }
+        NarrowWeight::Codes(packed) => {
+            let parameters = packed.parameters();
+            own.push(("scale".to_owned(), scale(&parameters)));
+            let raw = RawTensor {
+                dtype: Dtype::U8,
+                shape: vec![packed.bytes().len()],
+                bytes: packed.bytes().to_vec(),
+            };
+            let group = match parameters {
+                Parameters::PerGroup { size, .. } => Some(size),
+                _ => None,
+            };
+            let record = WeightRecord::Codes {
+                codes: [packed.range().min, packed.range().max],
+                shape: packed.shape().to_vec(),
+                group,
+            };
+            (raw, record)
+        }
+        NarrowWeight::Bf16 { values, shape } => {
+            let raw = RawTensor {
+                dtype: Dtype::BF16,
+                shape: shape.clone(),
+                bytes: values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            };
+            (raw, WeightRecord::Bf16)
+        }
+    };
+    own.push(("weight".to_owned(), weight));
+    record
 }
 
 fn bounds(weight: &QTensor) -> [i32; 2] {

@@ -133,7 +133,7 @@ pub enum Error {
         /// Scale of the output.
         output_scale: f32,
     },
-    /// N15: codes cannot be rescaled by a factor whose products leave `f32`.
+    /// N19: codes cannot be rescaled by a factor whose products leave `f32`.
     #[error("codes in steps of {input_scale:e} cannot be written in steps of {output_scale:e}")]
     BadRescale {
         /// Scale of the codes that come.
@@ -261,6 +261,14 @@ pub enum Error {
         name: String,
         /// What went wrong in it.
         error: Box<Error>,
+    },
+    /// Full coverage was required, and a layer would stay in `f32`.
+    #[error("layer `{name}` would stay in f32: {rule}")]
+    LeftInFloat {
+        /// Its dotted name.
+        name: String,
+        /// The rule that decided it.
+        rule: String,
     },
     /// There is no layer of this name.
     #[error("the model has no layer `{name}`")]

@@ -44,13 +44,21 @@ pub struct Folded {
 
 impl Stage {
     /// The weight and the bias that will be quantized, with the batch norm folded in; `None` for a layer without weights, and
-    /// for one that stays in `f32`.
+    /// for one that takes real values.
     ///
     /// # Errors
     ///
     /// [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it.
     pub fn folded(&self) -> Result<Option<Folded>> {
-        let Plan::Weighted { relu } = self.plan else {
+        match self.plan {
+            Plan::Weighted { .. } => self.fold(),
+            _ => Ok(None),
+        }
+    }
+
+    /// As [`Stage::folded`], also for weights that will be narrow between real values.
+    pub(crate) fn fold(&self) -> Result<Option<Folded>> {
+        let (Plan::Weighted { relu } | Plan::Narrow { relu, .. }) = self.plan else {
             return Ok(None);
         };
         let first = self.layers[0].as_any();

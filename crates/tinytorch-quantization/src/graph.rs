@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::flow::{Codes, Flow};
 use crate::framework::{Tensor, no_grad};
 use crate::join::{check_shapes, interleave, joined_shape};
+use crate::narrow_step::NarrowStep;
 use crate::qlayer::QLayer;
 use crate::scheme::{CodeRange, QParams};
 use crate::step::{BranchesStep, PackedConv2d, PackedLinear, ResidualStep, Step};
@@ -144,6 +145,10 @@ fn node(
         }
         QLayer::Float(layer) => (Step::Float(layer.clone()), Layout::Plain),
         QLayer::Embedding(layer) => (Step::Embedding(layer.clone()), Layout::Plain),
+        QLayer::Narrow(layer) => (
+            Step::Narrow(Box::new(NarrowStep::new(layer)?)),
+            Layout::Plain,
+        ),
         QLayer::Residual(layer) => residual(layer, inside)?,
         QLayer::Concat(layer) => concat(layer, inside)?,
     };
@@ -156,7 +161,7 @@ fn node(
         qparams.check(CodeRange::INT8)?;
     }
     let values = match (&step, own) {
-        (Step::Float(_), own) => Values::Real(own),
+        (Step::Float(_) | Step::Narrow(_), own) => Values::Real(own),
         (Step::Residual(step), own) if !step.sum.is_codes() => Values::Real(own),
         (Step::Concat(step), own) if !step.join.is_codes() => Values::Real(own),
         (_, Some(own)) => Values::Codes(own),
@@ -271,6 +276,11 @@ fn through(step: &Step, flow: Flow, source: &str) -> Result<Flow> {
                 channels_last: false,
                 qparams: embedding.output(),
             }))
+        }
+        (Step::Narrow(layer), flow) => {
+            let x = flow.into_real()?;
+            let y = no_grad(|| layer.forward(&x));
+            y.map(Flow::Real).map_err(|error| error.in_tensor(source))
         }
         (Step::Residual(step), flow) => residual_through(step, flow, source),
         (Step::Concat(step), flow) => concat_through(step, flow, source),

@@ -1,7 +1,7 @@
 //! Where ways of a model meet: sums and concatenations of codes that mean different things.
 //!
 //! In: codes of the ways, each with its own parameters. Out: codes with one pair of parameters. One factor for each way is
-//! all that is left of the real numbers (N15).
+//! all that is left of the real numbers (N19).
 //!
 //! ```text
 //! sum              y = a + b           s_y · (q_y − z_y) = s_a · (q_a − z_a) + s_b · (q_b − z_b)
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::qtensor::{Parameters, QTensor};
 use crate::scheme::{CodeRange, QParams};
 
-/// The factor that turns steps of `from` into steps of `to`: computed in `f64`, rounded to `f32` (N12, N15).
+/// The factor that turns steps of `from` into steps of `to`: computed in `f64`, rounded to `f32` (N12, N19).
 ///
 /// # Errors
 ///

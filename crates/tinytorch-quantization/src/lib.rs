@@ -16,8 +16,8 @@
 //! | [`qparams`], [`quantize`](mod@quantize), [`per_channel`], [`parameters`], [`qtensor`], [`packed`] | a range becomes parameters, values become codes |
 //! | [`observer`], [`histogram`], [`entropy`] | which range? One method after another |
 //! | [`sketch`], [`calibration`], [`confidence`], [`sketch_file`] | which range? All methods from one pass, and how sure it is |
-//! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`embedding`], [`join`], [`composite`], [`qlayer`] | layers in integers, by definition |
-//! | [`prepare`](mod@prepare), [`stage`], [`folded`], [`convert`](mod@convert), [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
+//! | [`gemm`], [`requantize`](mod@requantize), [`linear`], [`conv`], [`layer`], [`fold`], [`embedding`], [`narrow`], [`join`], [`composite`], [`qlayer`] | layers in integers, by definition |
+//! | [`precision`], [`prepare`](mod@prepare), [`stage`], [`folded`], [`convert`](mod@convert), [`ledger`], [`qmodel`], [`file`](mod@file) | whole models: take apart, calibrate, convert, run, save |
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`explain`](mod@explain) | where a model loses, and what would help |
@@ -83,15 +83,19 @@ pub mod join;
 pub mod latency;
 pub mod layer;
 pub mod learned;
+pub mod ledger;
 pub mod linear;
 pub mod loss_scaling;
 pub mod metrics;
 pub mod mixed_precision;
+pub mod narrow;
+mod narrow_step;
 pub mod observer;
 pub mod packed;
 pub mod parameters;
 pub mod per_channel;
 mod pool;
+pub mod precision;
 pub mod prepare;
 pub mod qat;
 mod qat_activation;
@@ -119,7 +123,7 @@ pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
-pub use convert::{SizeReport, calibrate, compare_sizes, convert};
+pub use convert::{SizeReport, calibrate, compare_sizes};
 pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
@@ -136,15 +140,18 @@ pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
 pub use latency::Latency;
 pub use learned::{fake_quantize_learned, fake_quantize_learned_per_channel};
+pub use ledger::{Fate, Ledger, LedgerEntry, convert};
 pub use linear::{QLinear, quantize_bias};
 pub use loss_scaling::LossScaler;
 pub use mixed_precision::{
     AUTOCAST, Autocast, Half, HalfModel, HalfWeights, LossScaling, autocast, to_half,
 };
+pub use narrow::{NarrowOperation, NarrowWeight, QNarrow};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
+pub use precision::Precision;
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,

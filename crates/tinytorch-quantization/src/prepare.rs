@@ -7,7 +7,9 @@ use crate::calibration::{CalibrationReport, SketchObserver};
 use crate::error::{Error, Result};
 use crate::framework::Tensor;
 use crate::framework::nn::{Layer, Sequential};
+use crate::ledger::Ledger;
 use crate::observer::Observer;
+use crate::precision::Precision;
 use crate::qlayer::NO_CODES;
 use crate::qparams::choose_qparams;
 use crate::scheme::{CodeRange, QParams, Scheme};
@@ -25,17 +27,27 @@ pub struct PrepareOptions {
     pub calibration: Calibration,
     /// How weights are written.
     pub weights: Scheme,
-    /// Dotted names of layers that shall stay in `f32`.
+    /// Dotted names of layers that shall stay in `f32`: each with all that is inside of it.
     pub keep_float: Vec<String>,
+    /// In which numbers layers compute of which nothing else is said.
+    pub precision: Precision,
+    /// Layers, by dotted name, that compute in other numbers, each with all that is inside of it. The longest name that holds a
+    /// layer decides, of equal ones the last; `keep_float` comes first.
+    pub overrides: Vec<(String, Precision)>,
+    /// Whether an operation that would stay in `f32` is an error. Layers without weights between narrow ones do not count.
+    pub require_full_coverage: bool,
 }
 
 impl Default for PrepareOptions {
-    /// Min-max calibration, weights per channel, nothing kept in `f32`.
+    /// Min-max calibration, all layers static, weights per channel, nothing kept in `f32`.
     fn default() -> Self {
         Self {
             calibration: Calibration::default(),
             weights: Scheme::WEIGHTS,
             keep_float: Vec::new(),
+            precision: Precision::default(),
+            overrides: Vec::new(),
+            require_full_coverage: false,
         }
     }
 }
@@ -46,6 +58,7 @@ pub struct Prepared {
     input: SketchObserver,
     stages: Vec<Stage>,
     calibration: Calibration,
+    ledger: Ledger,
 }
 
 impl Prepared {
@@ -83,6 +96,12 @@ impl Prepared {
     /// The stages, in order, to be observed.
     pub fn stages_mut(&mut self) -> &mut [Stage] {
         &mut self.stages
+    }
+
+    /// What becomes of every operation of the model.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// All stages, those inside of sums and concatenations too, in order of computation.
@@ -205,17 +224,19 @@ impl Prepared {
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchLayer`] if a name of `keep_float` is not in the model, [`Error::BadPercentile`],
+/// [`Error::NoSuchLayer`] if a name of `keep_float` or `overrides` is not in the model, [`Error::LeftInFloat`] that names layer and
+/// rule if full coverage is required, [`Error::BadCodeRange`], [`Error::BadGroupSize`], [`Error::BadPercentile`],
 /// [`Error::BadAveragingConstant`].
 ///
 /// [`Residual`]: crate::framework::nn::Residual
 /// [`Concat`]: crate::framework::nn::Concat
 pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared> {
     model.set_training(false);
-    let stages = take_apart::stages(model, options)?;
+    let (stages, ledger) = take_apart::stages(model, options)?;
     Ok(Prepared {
         input: SketchObserver::new(options.calibration)?,
         stages,
         calibration: options.calibration,
+        ledger,
     })
 }

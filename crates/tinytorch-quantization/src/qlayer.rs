@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::framework::nn::Layer;
 use crate::framework::{Pool2dOptions, Tensor, no_grad};
 use crate::linear::QLinear;
+use crate::narrow::QNarrow;
 use crate::pool::{ImageSize, avg_pool, max_pool, pooled_size};
 use crate::qtensor::{Parameters, QTensor};
 use crate::scheme::QParams;
@@ -40,6 +41,8 @@ pub enum QLayer {
     Concat(Box<QBranches>),
     /// A table of codes.
     Embedding(QEmbedding),
+    /// Narrow weights between real values: dynamic, weight-only, bf16.
+    Narrow(Box<QNarrow>),
 }
 
 /// What stands for the meaning of codes where there are none: real values that no layer reads as codes.
@@ -82,7 +85,9 @@ impl QLayer {
             Self::Linear(layer) => Some(layer.output()),
             Self::Conv2d(layer) => Some(layer.output()),
             Self::Embedding(layer) => Some(layer.output()),
-            Self::Float(_) | Self::Residual(_) | Self::Concat(_) => self.real_output(),
+            Self::Float(_) | Self::Residual(_) | Self::Concat(_) | Self::Narrow(_) => {
+                self.real_output()
+            }
             Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => Some(input),
         };
         own.unwrap_or(NO_CODES)
@@ -94,6 +99,7 @@ impl QLayer {
             Self::Float(layer) => layer.output,
             Self::Residual(layer) => layer.sum.output(),
             Self::Concat(layer) => layer.join.output(),
+            Self::Narrow(layer) => layer.output(),
             _ => None,
         }
     }
@@ -103,7 +109,7 @@ impl QLayer {
         match self {
             Self::Linear(_) | Self::Conv2d(_) => Takes::Codes,
             Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => Takes::Either,
-            Self::Float(_) | Self::Embedding(_) => Takes::Real,
+            Self::Float(_) | Self::Embedding(_) | Self::Narrow(_) => Takes::Real,
             Self::Residual(layer) => layer.takes(),
             Self::Concat(layer) => layer.takes(),
         }
@@ -123,6 +129,7 @@ impl QLayer {
             Self::Residual(_) => "residual",
             Self::Concat(_) => "concat",
             Self::Embedding(_) => "embedding",
+            Self::Narrow(layer) => layer.kind(),
         }
     }
 
@@ -136,6 +143,7 @@ impl QLayer {
             Self::Residual(layer) => layer.memory_bytes(),
             Self::Concat(layer) => layer.memory_bytes(),
             Self::Embedding(layer) => layer.memory_bytes(),
+            Self::Narrow(layer) => layer.memory_bytes(),
             Self::MaxPool2d(_) | Self::AvgPool2d(_) | Self::Relu | Self::Flatten => 0,
         }
     }
@@ -203,6 +211,7 @@ impl QLayer {
             Self::Relu => x.relu(),
             Self::Flatten => x.flatten_from(1)?,
             Self::Float(float) => float.forward(x)?,
+            Self::Narrow(layer) => layer.forward_definition(x)?,
             _ => {
                 return Err(Error::Unsupported {
                     what: "real values for a layer that takes codes",

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::flow::Flow;
 use crate::framework::Tensor;
 use crate::graph::{self, Node};
+use crate::ledger::{Fate, Ledger};
 use crate::qlayer::QLayer;
 use crate::scheme::{CodeRange, QParams};
 
@@ -17,6 +18,7 @@ use crate::scheme::{CodeRange, QParams};
 pub struct QModel {
     input: QParams,
     nodes: Vec<Node>,
+    ledger: Option<Ledger>,
 }
 
 impl QModel {
@@ -42,7 +44,11 @@ impl QModel {
     pub fn new(input: QParams, layers: Vec<(String, QLayer)>) -> Result<Self> {
         input.check(CodeRange::INT8)?;
         let nodes = graph::model(input, &layers)?;
-        Ok(Self { input, nodes })
+        Ok(Self {
+            input,
+            nodes,
+            ledger: None,
+        })
     }
 
     /// Computes the output, in integers wherever a layer was quantized.
@@ -90,6 +96,36 @@ impl QModel {
             }
         });
         found.into_iter()
+    }
+
+    /// Keeps the ledger of the conversion with the model, also in its file.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Ledger) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// What became of every operation of the original model. A model that was put together without a ledger lists its own
+    /// layers: what was folded into them is not known.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        if let Some(ledger) = &self.ledger {
+            return ledger.clone();
+        }
+        let mut ledger = Ledger::default();
+        graph::visit(&self.nodes, &mut |node| {
+            let (fate, rule) = match node.step.in_float() {
+                Some(reason) => (Fate::Float, reason),
+                None => (Fate::Quantized, "a layer of the quantized model"),
+            };
+            ledger.note(&node.name, node.step.kind(), fate, rule);
+        });
+        ledger
+    }
+
+    /// The ledger that was kept, if one was.
+    pub(crate) fn own_ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_ref()
     }
 
     /// The bytes of parameters the model holds: codes in the order of the kernels with the padding they need, the sums

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use half::bf16;
 use safetensors::Dtype;
 
 use crate::composite::{Chain, Join, QBranches, QResidual};
@@ -14,6 +15,7 @@ use crate::describe::Tensors;
 use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
 use crate::file::{FileError, RawTensor, unexpected};
+use crate::folded::Operation;
 use crate::framework::Tensor;
 use crate::framework::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d, Relu,
@@ -21,11 +23,16 @@ use crate::framework::nn::{
 };
 use crate::join::{QAdd, QConcat};
 use crate::linear::QLinear;
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
+use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qmodel::QModel;
 use crate::qtensor::QTensor;
-use crate::record::{ChainRecord, Description, FloatRecord, JoinRecord, LayerRecord, SumRecord};
+use crate::record::{
+    ChainRecord, Description, FloatRecord, JoinRecord, LayerRecord, NarrowRecord, SumRecord,
+    WeightRecord,
+};
 use crate::scheme::{CodeRange, QParams};
 
 /// The model that the file at `path` describes, of exactly the tensors that are in it.
@@ -35,11 +42,22 @@ pub(crate) fn rebuild(
     path: &Path,
 ) -> Result<QModel> {
     let input = QParams::from(description.input);
+    let ledger = description.ledger.map(|ledger| {
+        ledger.read().ok_or_else(|| FileError::Damaged {
+            path: path.to_path_buf(),
+            reason: "its ledger contradicts itself".to_owned(),
+        })
+    });
+    let ledger = ledger.transpose()?;
     let (layers, _) = chain(description.layers, input, &mut tensors, path)?;
     if let Some(name) = tensors.into_keys().next() {
         return Err(unexpected(path, name).into());
     }
-    QModel::new(input, layers)
+    let model = QModel::new(input, layers)?;
+    Ok(match ledger {
+        Some(ledger) => model.with_ledger(ledger),
+        None => model,
+    })
 }
 
 /// Layers whose input means `input`, and what their output means.
@@ -117,6 +135,28 @@ fn layer(
             let weight = source.tensor("weight", Dtype::I8)?;
             let meaning = Parameters::PerTensor(output.into());
             QLayer::Embedding(QEmbedding::from_parts(table(weight, meaning, codes)?)?)
+        }
+        LayerRecord::Narrow {
+            operation,
+            weight,
+            relu,
+            output,
+        } => {
+            let operation = match operation {
+                NarrowRecord::Linear => NarrowOperation::Product(Operation::Linear),
+                NarrowRecord::Conv2d(options) => {
+                    NarrowOperation::Product(Operation::Conv2d(options.into()))
+                }
+                NarrowRecord::Embedding => NarrowOperation::Embedding,
+            };
+            let bias = match operation {
+                NarrowOperation::Embedding => Vec::new(),
+                NarrowOperation::Product(_) => source.real("bias")?.to_vec(),
+            };
+            let weight = source.narrow(weight)?;
+            let output = output.map(Into::into);
+            let layer = QNarrow::from_parts(weight, bias, operation, relu, output)?;
+            QLayer::Narrow(Box::new(layer))
         }
         LayerRecord::Residual {
             body,
@@ -232,6 +272,62 @@ impl Source<'_> {
         };
         let weight = table(weight, parameters, codes)?;
         Ok((weight, four_bytes(&bias.bytes, i32::from_le_bytes)))
+    }
+
+    /// The meaning of codes along axis 0, in groups or in rows.
+    fn parameters(&mut self, group: Option<usize>) -> Result<Parameters> {
+        let scale = self.tensor("scale", Dtype::F32)?;
+        let scales = four_bytes(&scale.bytes, f32::from_le_bytes);
+        let qparams = || scales.iter().copied().map(QParams::symmetric).collect();
+        Ok(match (scale.shape.as_slice(), scales.as_slice(), group) {
+            ([_], _, Some(size)) => Parameters::PerGroup {
+                size,
+                qparams: qparams(),
+            },
+            ([], &[scale], None) => Parameters::PerTensor(QParams::symmetric(scale)),
+            ([_], _, None) => Parameters::PerChannel {
+                axis: 0,
+                qparams: qparams(),
+            },
+            (shape, ..) => {
+                let got = format!("shape {shape:?}");
+                return Err(self
+                    .refused("scale", "one scale, or one for each output or group", got)
+                    .into());
+            }
+        })
+    }
+
+    fn narrow(&mut self, record: WeightRecord) -> Result<NarrowWeight> {
+        Ok(match record {
+            WeightRecord::Dynamic { codes } => {
+                let weight = self.tensor("weight", Dtype::I8)?;
+                let parameters = self.parameters(None)?;
+                NarrowWeight::Dynamic(table(weight, parameters, codes)?)
+            }
+            WeightRecord::Codes {
+                codes: [min, max],
+                shape,
+                group,
+            } => {
+                let weight = self.tensor("weight", Dtype::U8)?;
+                let parameters = self.parameters(group)?;
+                let range = CodeRange { min, max };
+                let packed = PackedTensor::new(weight.bytes, &shape, &parameters, range)?;
+                NarrowWeight::Codes(packed)
+            }
+            WeightRecord::Bf16 => {
+                let weight = self.tensor("weight", Dtype::BF16)?;
+                let (pairs, _) = weight.bytes.as_chunks::<2>();
+                NarrowWeight::Bf16 {
+                    values: pairs
+                        .iter()
+                        .map(|&pair| bf16::from_le_bytes(pair))
+                        .collect(),
+                    shape: weight.shape,
+                }
+            }
+        })
     }
 
     fn float(&mut self, record: FloatRecord) -> Result<Arc<dyn Layer>> {

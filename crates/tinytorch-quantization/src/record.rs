@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::framework::{Conv2dOptions, Pool2dOptions};
+use crate::ledger::{Fate, Ledger, LedgerEntry};
 use crate::scheme::QParams;
 
 /// The version of the format that this library writes.
@@ -28,6 +29,8 @@ pub(crate) struct Description {
     pub version: u32,
     pub input: Pair,
     pub layers: ChainRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerRecord>,
 }
 
 /// [`QParams`] whose scale is kept bit for bit, which decimal digits need not do.
@@ -93,6 +96,84 @@ pub(crate) enum LayerRecord {
         output: Pair,
         codes: [i32; 2],
     },
+    Narrow {
+        operation: NarrowRecord,
+        weight: WeightRecord,
+        relu: bool,
+        output: Option<Pair>,
+    },
+}
+
+/// A [`Ledger`], each rule written once: in a small model it is a good part of the file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LedgerRecord {
+    rules: Vec<String>,
+    /// Name, kind, fate (quantized, folded, float), and which rule.
+    entries: Vec<(String, String, u8, usize)>,
+}
+
+const FATES: [Fate; 3] = [Fate::Quantized, Fate::Folded, Fate::Float];
+
+impl From<&Ledger> for LedgerRecord {
+    fn from(ledger: &Ledger) -> Self {
+        let (mut rules, mut entries) = (Vec::new(), Vec::new());
+        for entry in &ledger.entries {
+            let known = rules.iter().position(|rule| *rule == entry.rule);
+            let rule = known.unwrap_or_else(|| {
+                rules.push(entry.rule.clone());
+                rules.len() - 1
+            });
+            let fate = match entry.fate {
+                Fate::Quantized => 0,
+                Fate::Folded => 1,
+                Fate::Float => 2,
+            };
+            entries.push((entry.name.clone(), entry.kind.clone(), fate, rule));
+        }
+        Self { rules, entries }
+    }
+}
+
+impl LedgerRecord {
+    /// The ledger; `None` if an entry names a fate or a rule that there is not.
+    pub fn read(self) -> Option<Ledger> {
+        let Self { rules, entries } = self;
+        let entry = |(name, kind, fate, rule): (String, String, u8, usize)| {
+            Some(LedgerEntry {
+                name,
+                kind,
+                fate: *FATES.get(usize::from(fate))?,
+                rule: rules.get(rule)?.clone(),
+            })
+        };
+        let entries = entries.into_iter().map(entry).collect::<Option<_>>()?;
+        Some(Ledger { entries })
+    }
+}
+
+/// What a layer with narrow weights computes.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum NarrowRecord {
+    Linear,
+    Conv2d(ConvRecord),
+    Embedding,
+}
+
+/// How narrow weights are written: with the tensor's bytes and its scales, all there is to know.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum WeightRecord {
+    Dynamic {
+        codes: [i32; 2],
+    },
+    /// Packed as the range of the codes says, so the tensor has one axis and the shape stands here.
+    Codes {
+        codes: [i32; 2],
+        shape: Vec<usize>,
+        group: Option<usize>,
+    },
+    Bf16,
 }
 
 /// Where two ways are added. What their codes mean is known from the ways, unless these end in real values.

@@ -16,7 +16,9 @@ use crate::framework::nn::{Embedding, Layer};
 use crate::framework::{Tensor, no_grad};
 use crate::join::{QAdd, QConcat, check_shapes};
 use crate::linear::{QLinear, quantize_bias};
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
 use crate::observer::Observer;
+use crate::precision::Precision;
 use crate::qlayer::{FloatLayer, NO_CODES, QLayer};
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
@@ -31,6 +33,8 @@ pub(crate) enum Plan {
     Same(Box<QLayer>),
     /// A layer that stays in `f32`, and why.
     Float(String),
+    /// A layer with weights that takes and gives real values, perhaps with batch norm and ReLU.
+    Narrow { relu: bool, precision: Precision },
     /// A table of codes.
     Embedding,
     /// The sum of two ways, perhaps with a ReLU behind it; with a reason, a sum of real values.
@@ -247,6 +251,7 @@ impl Stage {
                     .map_err(|error| error.in_tensor(&format!("{}.weight", self.name)))
             }
             Plan::Float(_)
+            | Plan::Narrow { .. }
             | Plan::Residual { real: Some(_), .. }
             | Plan::Concat { real: Some(_) }
                 if !self.written =>
@@ -272,6 +277,9 @@ impl Stage {
         match &self.plan {
             Plan::Weighted { .. } => self.weighted(input, output),
             Plan::Same(layer) => Ok(QLayer::clone(layer)),
+            Plan::Narrow { precision, .. } => {
+                self.narrow(*precision, self.written.then_some(output))
+            }
             Plan::Float(reason) => Ok(QLayer::Float(FloatLayer {
                 layer: self.layers[0].clone(),
                 reason: reason.clone(),
@@ -363,6 +371,33 @@ impl Stage {
         }
     }
 
+    fn narrow(&self, precision: Precision, output: Option<QParams>) -> Result<QLayer> {
+        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
+        let (weight, bias, operation, relu) = match self.fold()? {
+            Some(folded) => {
+                self.check_bias(&folded.bias)?;
+                let operation = NarrowOperation::Product(folded.operation);
+                (folded.weight, folded.bias, operation, folded.relu)
+            }
+            None => {
+                let table = self.embedding()?.weight().array().into_owned();
+                (table, Vec::new(), NarrowOperation::Embedding, false)
+            }
+        };
+        let scheme = precision.scheme(self.weights);
+        let narrow = match (precision, scheme) {
+            (Precision::Bf16, _) | (_, None) => NarrowWeight::bf16(weight.view()),
+            (Precision::Dynamic, Some(scheme)) if operation != NarrowOperation::Embedding => {
+                NarrowWeight::dynamic(weight.view(), scheme)
+            }
+            (_, Some(scheme)) => NarrowWeight::codes(weight.view(), scheme),
+        };
+        let layer = QNarrow::from_parts(narrow.map_err(named)?, bias, operation, relu, output);
+        Ok(QLayer::Narrow(Box::new(
+            layer.map_err(|error| error.in_layer(&self.name))?,
+        )))
+    }
+
     fn embedding(&self) -> Result<&Embedding> {
         let layer = self.layers[0].as_any().downcast_ref();
         layer.ok_or(Error::Unsupported {
@@ -375,7 +410,7 @@ impl Stage {
         match &self.plan {
             Plan::Weighted { .. } => Takes::Codes,
             Plan::Same(_) => Takes::Either,
-            Plan::Float(_) | Plan::Embedding => Takes::Real,
+            Plan::Float(_) | Plan::Embedding | Plan::Narrow { .. } => Takes::Real,
             Plan::Residual { real, .. } | Plan::Concat { real } => {
                 let joins_codes = real.is_none();
                 let demands = |way: &Vec<Self>| demands_codes(way, joins_codes);
@@ -391,9 +426,23 @@ impl Stage {
     /// Whether the layer it becomes gives real values.
     pub(crate) fn gives_real(&self) -> bool {
         match &self.plan {
-            Plan::Float(_) => true,
+            Plan::Float(_) | Plan::Narrow { .. } => true,
             Plan::Residual { real, .. } | Plan::Concat { real } => real.is_some(),
             Plan::Weighted { .. } | Plan::Same(_) | Plan::Embedding => false,
+        }
+    }
+
+    /// Whether a layer behind it reads its output as codes.
+    pub(crate) fn is_read_as_codes(&self) -> bool {
+        self.written
+    }
+
+    /// Why it stays in `f32`, if it does.
+    pub(crate) fn left_in_float(&self) -> Option<&str> {
+        match &self.plan {
+            Plan::Float(reason) => Some(reason),
+            Plan::Residual { real, .. } | Plan::Concat { real } => real.as_deref(),
+            _ => None,
         }
     }
 
@@ -438,7 +487,9 @@ impl Stage {
             Plan::Float(reason) => Role::Float(reason),
             Plan::Residual { relu, real: None } => Role::Ways(Some(*relu)),
             Plan::Concat { real: None } => Role::Ways(None),
-            Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => Role::Other,
+            Plan::Narrow { .. } | Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => {
+                Role::Other
+            }
         }
     }
 

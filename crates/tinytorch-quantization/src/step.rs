@@ -13,6 +13,7 @@ use crate::join::{QAdd, QConcat};
 use crate::kernels::gemm_i8::chosen;
 use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize};
 use crate::linear::QLinear;
+use crate::narrow_step::NarrowStep;
 use crate::pool::ImageSize;
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qtensor::{Parameters, QTensor};
@@ -33,6 +34,7 @@ pub(crate) enum Step {
     },
     Float(FloatLayer),
     Embedding(QEmbedding),
+    Narrow(Box<NarrowStep>),
     Residual(Box<ResidualStep>),
     Concat(Box<BranchesStep>),
 }
@@ -53,6 +55,23 @@ pub(crate) struct BranchesStep {
 }
 
 impl Step {
+    /// A word for the kind of layer.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Linear(_) => "linear",
+            Self::Conv2d(_) => "conv2d",
+            Self::MaxPool2d(_) => "max_pool2d",
+            Self::AvgPool2d(_) => "avg_pool2d",
+            Self::Relu => "relu",
+            Self::Flatten { .. } => "flatten",
+            Self::Float(layer) => layer.layer.kind(),
+            Self::Embedding(_) => "embedding",
+            Self::Narrow(layer) => layer.kind(),
+            Self::Residual(_) => "residual",
+            Self::Concat(_) => "concat",
+        }
+    }
+
     /// Why it stays in `f32`, if it does.
     pub fn in_float(&self) -> Option<&str> {
         match self {
@@ -87,6 +106,7 @@ impl Step {
             Self::Flatten { .. } => QLayer::Flatten,
             Self::Float(layer) => QLayer::Float(layer.clone()),
             Self::Embedding(layer) => QLayer::Embedding(layer.clone()),
+            Self::Narrow(layer) => QLayer::Narrow(Box::new(layer.unpack()?)),
             Self::Residual(step) => QLayer::Residual(Box::new(QResidual {
                 body: layers(&step.body)?,
                 shortcut: layers(&step.shortcut)?,
@@ -109,6 +129,7 @@ impl Step {
             Self::Conv2d(layer) => layer.packed.bytes() + layer.ending.bytes(),
             Self::Float(float) => crate::qlayer::f32_bytes(&*float.layer),
             Self::Embedding(layer) => layer.memory_bytes(),
+            Self::Narrow(layer) => layer.bytes(),
             Self::Residual(step) => {
                 bytes(&step.body) + bytes(&step.shortcut) + step.sum.memory_bytes()
             }

@@ -2,6 +2,8 @@
 
 #[path = "models/composites.rs"]
 mod composites;
+#[path = "models/modes.rs"]
+mod modes;
 #[path = "models/stages.rs"]
 mod stages;
 

@@ -93,7 +93,7 @@ fn block(inputs: usize, outputs: usize, depth: u32, rng: &mut Rng) -> Sequential
 }
 
 /// A network with nested blocks, and images for it.
-fn random_tree(seed: u64) -> (Sequential, Tensor) {
+pub fn random_tree(seed: u64) -> (Sequential, Tensor) {
     let rng = &mut Rng::seed_from_u64(seed);
     let [a, b, c] = std::array::from_fn(|_| rng.random_range(1..=4));
     let mut model = Sequential::new()

@@ -1,0 +1,382 @@
+//! Narrow layers as they run: weights packed for the kernels, which take over what the definition holds.
+
+use half::bf16;
+
+use crate::error::{Error, Result};
+use crate::folded::Operation;
+use crate::framework::{Conv2dOptions, Tensor};
+use crate::kernels::gemm_i8::chosen;
+use crate::kernels::{
+    self, Accumulate, Bf16Elements, Conv2dShape, Dims, DynamicLinear, Images, InputError,
+    InputRange, MatrixBf16, MatrixMut, MatrixRef, PackedInt4, PackedWeights, Quantize, Scale,
+    Threads, gemm_bf16, quantize_f32_i8,
+};
+use crate::narrow::{
+    NarrowOperation, NarrowWeight, QNarrow, add_bias, int4_group, range_of, standard,
+};
+use crate::packed::PackedTensor;
+use crate::parameters::Parameters;
+use crate::qlayer::{channels_first, channels_last};
+use crate::qtensor::QTensor;
+use crate::scheme::{CodeRange, Granularity, QParams};
+
+/// A [`QNarrow`] ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct NarrowStep {
+    form: Form,
+    /// Empty where the form has it.
+    bias: Vec<f32>,
+    operation: NarrowOperation,
+    relu: bool,
+    pub output: Option<QParams>,
+}
+
+/// Which codes there are and how many share a scale: with codes and scales, all that makes a tensor.
+#[derive(Clone, Copy, Debug)]
+struct Meaning {
+    granularity: Granularity,
+    codes: CodeRange,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    DynamicLinear(DynamicLinear, Meaning),
+    DynamicConv {
+        packed: Box<kernels::PackedConv2d>,
+        scales: Vec<f32>,
+        meaning: Meaning,
+    },
+    Int4(PackedInt4, Meaning),
+    /// No kernel reads these: they are made real, or looked up, as the definition does.
+    Definition(Box<QNarrow>),
+    /// A linear layer in bf16.
+    Bf16 {
+        values: Vec<bf16>,
+        shape: Vec<usize>,
+    },
+}
+
+impl NarrowStep {
+    /// Packs the weights of a layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`] if the environment asks for a kernel that there is not.
+    pub fn new(layer: &QNarrow) -> Result<Self> {
+        let QNarrow {
+            weight,
+            bias,
+            operation,
+            relu,
+            output,
+        } = layer;
+        let kernel = || chosen().map_err(|error| Error::Kernel(error.to_string()));
+        let mut bias = bias.clone();
+        let form = match (weight, operation) {
+            (NarrowWeight::Dynamic(codes), NarrowOperation::Product(Operation::Linear)) => {
+                let meaning = Meaning::of(codes.parameters(), codes.range());
+                let (n, k) = (codes.shape()[0], codes.shape()[1]);
+                let packed = PackedWeights::with_kernel(kernel()?, n, k, codes.as_slice());
+                let bias = std::mem::take(&mut bias);
+                Form::DynamicLinear(
+                    DynamicLinear::new(packed, &codes.row_scales(), &bias),
+                    meaning,
+                )
+            }
+            (
+                NarrowWeight::Dynamic(codes),
+                NarrowOperation::Product(Operation::Conv2d(options)),
+            ) => {
+                let shape = conv_shape(codes.shape(), *options);
+                let sizes = [
+                    codes.shape()[0],
+                    codes.shape()[1],
+                    codes.shape()[2] * codes.shape()[3],
+                ];
+                let written = channels_last(codes.as_slice(), sizes);
+                let packed = kernels::PackedConv2d::with_kernel(kernel()?, shape, &written);
+                Form::DynamicConv {
+                    packed: Box::new(packed),
+                    scales: codes.row_scales(),
+                    meaning: Meaning::of(codes.parameters(), codes.range()),
+                }
+            }
+            (NarrowWeight::Codes(packed), NarrowOperation::Product(Operation::Linear))
+                if int4_group(packed).is_some() =>
+            {
+                let group = int4_group(packed).unwrap_or_default();
+                let (n, k) = (packed.shape()[0], packed.shape()[1]);
+                let codes = packed.unpack()?;
+                Form::Int4(
+                    PackedInt4::new(n, k, group, codes.as_slice(), packed.scales()),
+                    Meaning::of(&packed.parameters(), packed.range()),
+                )
+            }
+            (NarrowWeight::Bf16 { values, shape }, NarrowOperation::Product(Operation::Linear)) => {
+                Form::Bf16 {
+                    values: values.clone(),
+                    shape: shape.clone(),
+                }
+            }
+            _ => {
+                bias.clear();
+                Form::Definition(Box::new(layer.clone()))
+            }
+        };
+        Ok(Self {
+            form,
+            bias,
+            operation: *operation,
+            relu: *relu,
+            output: *output,
+        })
+    }
+
+    /// The layer by its definition.
+    ///
+    /// # Errors
+    ///
+    /// None for a layer that was made.
+    pub fn unpack(&self) -> Result<QNarrow> {
+        let mut bias = self.bias.clone();
+        let weight = match &self.form {
+            Form::DynamicLinear(layer, meaning) => {
+                bias = layer.bias().to_vec();
+                let shape = [layer.weights().n(), layer.weights().k()];
+                let codes = layer.weights().unpack();
+                NarrowWeight::Dynamic(meaning.tensor(codes, &shape, layer.scales())?)
+            }
+            Form::DynamicConv {
+                packed,
+                scales,
+                meaning,
+            } => {
+                let Conv2dShape {
+                    in_channels,
+                    out_channels,
+                    kernel: [height, width],
+                    groups,
+                    ..
+                } = packed.shape();
+                let inputs = in_channels / groups;
+                let sizes = [out_channels, inputs, height * width];
+                let codes = channels_first(&packed.unpack(), sizes);
+                let shape = [out_channels, inputs, height, width];
+                NarrowWeight::Dynamic(meaning.tensor(codes, &shape, scales)?)
+            }
+            Form::Int4(packed, meaning) => {
+                let shape = [packed.n(), packed.k()];
+                let tensor = meaning.tensor(packed.unpack(), &shape, &packed.scales())?;
+                NarrowWeight::Codes(PackedTensor::pack(&tensor)?)
+            }
+            Form::Definition(layer) => return Ok((**layer).clone()),
+            Form::Bf16 { values, shape } => NarrowWeight::Bf16 {
+                values: values.clone(),
+                shape: shape.clone(),
+            },
+        };
+        QNarrow::from_parts(weight, bias, self.operation, self.relu, self.output)
+    }
+
+    /// Bytes of parameters held.
+    pub fn bytes(&self) -> usize {
+        let weights = match &self.form {
+            Form::DynamicLinear(layer, _) => {
+                let beside = layer.scales().len() + layer.bias().len();
+                // The kernel keeps the offset of each column beside the weights.
+                let offsets = layer.weights().n() * size_of::<i32>();
+                layer.weights().bytes() + beside * size_of::<f32>() + offsets
+            }
+            Form::DynamicConv { packed, scales, .. } => {
+                packed.bytes() + size_of_val::<[f32]>(scales)
+            }
+            Form::Int4(packed, _) => packed.bytes(),
+            Form::Definition(layer) => return layer.memory_bytes(),
+            Form::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
+        };
+        let output = self.output.map_or(0, |_| size_of::<QParams>());
+        weights + size_of_val::<[f32]>(&self.bias) + output
+    }
+
+    /// A word for the kind of layer.
+    pub fn kind(&self) -> &'static str {
+        match (&self.form, self.operation) {
+            (Form::Definition(layer), _) => layer.kind(),
+            (Form::DynamicLinear(..), _) => "dynamic_linear",
+            (Form::DynamicConv { .. }, _) => "dynamic_conv2d",
+            (Form::Int4(..), _) => "weight_only_linear",
+            (Form::Bf16 { .. }, _) => "bf16_linear",
+        }
+    }
+
+    /// Real values to real values: the bits of the definition.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.form {
+            Form::DynamicLinear(layer, _) => {
+                let (n, k) = (layer.weights().n(), layer.weights().k());
+                let (m, shape) = rows(x, [n, k])?;
+                let mut y = vec![0.0; m * n];
+                let values = standard(x);
+                layer
+                    .forward(m, &values, InputRange::PerRow, self.relu, &mut y)
+                    .map_err(input_error)?;
+                return Ok(Tensor::new(y, &shape)?);
+            }
+            Form::DynamicConv { packed, scales, .. } => {
+                return self.dynamic_conv(packed, scales, x);
+            }
+            Form::Int4(packed, _) => {
+                let (m, shape) = rows(x, [packed.n(), packed.k()])?;
+                let mut y = vec![0.0; m * packed.n()];
+                packed.product_f32(m, &standard(x), &self.bias, &mut y, Threads::Auto);
+                Tensor::new(y, &shape)?
+            }
+            Form::Bf16 { values, shape } => {
+                let (n, k) = (shape[0], shape[1]);
+                let (m, shape) = rows(x, [n, k])?;
+                let mut y = vec![0.0; m * n];
+                let weight = MatrixBf16 {
+                    data: Bf16Elements::Bf16(values),
+                    ..MatrixBf16::row_major(values, k)
+                };
+                let x = standard(x);
+                gemm_bf16(
+                    Dims { m, n, k },
+                    MatrixBf16::from(MatrixRef::row_major(&x, k)),
+                    weight.transposed(),
+                    MatrixMut::row_major(&mut y, n),
+                    Accumulate::Overwrite,
+                    Threads::Auto,
+                );
+                add_bias(&mut y, &self.bias);
+                Tensor::new(y, &shape)?
+            }
+            Form::Definition(layer) => return layer.forward_definition(x),
+        };
+        Ok(if self.relu { y.relu() } else { y })
+    }
+
+    fn dynamic_conv(
+        &self,
+        packed: &kernels::PackedConv2d,
+        scales: &[f32],
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let Conv2dShape {
+            in_channels,
+            out_channels,
+            kernel: [height, width],
+            stride,
+            padding,
+            groups,
+        } = packed.shape();
+        let options = Conv2dOptions {
+            stride,
+            padding,
+            groups,
+        };
+        let weight = [out_channels, in_channels / groups, height, width];
+        let [batch, outputs, height, width] =
+            crate::conv::output_shape(&weight, options, x.shape())?;
+        let (places, image) = (
+            x.shape()[2] * x.shape()[3],
+            x.shape()[1..].iter().product::<usize>(),
+        );
+        let images = Images {
+            batch: 1,
+            height: x.shape()[2],
+            width: x.shape()[3],
+        };
+        let mut y = vec![0.0; batch * outputs * height * width];
+        let mut written = vec![0; image];
+        let mut found = vec![0.0; outputs * height * width];
+        let values = standard(x);
+        let results = y.chunks_mut(found.len().max(1));
+        for (index, (x, y)) in values.chunks(image.max(1)).zip(results).enumerate() {
+            let input = range_of(x, index * image)?;
+            let CodeRange { min, max } = CodeRange::INT8;
+            let by = Quantize {
+                scale: input.scale,
+                zero_point: input.zero_point,
+                min,
+                max,
+            };
+            quantize_f32_i8(x, by, &mut written).map_err(|bad| {
+                Error::not_finite(bad.value, index * image + bad.index, None)
+                    .expect("the kernel reports only values that are not finite")
+            })?;
+            let codes = channels_last(&written, [1, in_channels, places]);
+            let scales: Vec<f32> = scales.iter().map(|scale| input.scale * scale).collect();
+            let ending = Scale {
+                scales: &scales,
+                bias: &self.bias,
+                relu: self.relu,
+            };
+            packed.scaled(images, &codes, input.zero_point, &ending, &mut found);
+            // Channels last, to channels first.
+            for (place, pixel) in found.chunks_exact(outputs).enumerate() {
+                for (channel, &value) in pixel.iter().enumerate() {
+                    y[channel * height * width + place] = value;
+                }
+            }
+        }
+        Ok(Tensor::new(y, &[batch, outputs, height, width])?)
+    }
+}
+
+impl Meaning {
+    fn of(parameters: &Parameters, codes: CodeRange) -> Self {
+        Self {
+            granularity: parameters.granularity(),
+            codes,
+        }
+    }
+
+    /// The tensor of these codes; with one scale for all, every row has the same.
+    fn tensor(self, codes: Vec<i8>, shape: &[usize], scales: &[f32]) -> Result<QTensor> {
+        let qparams = scales.iter().copied().map(QParams::symmetric).collect();
+        let parameters = match self.granularity {
+            Granularity::PerTensor => {
+                let scale = scales.first().copied().unwrap_or(1.0);
+                Parameters::PerTensor(QParams::symmetric(scale))
+            }
+            Granularity::PerChannel { axis } => Parameters::PerChannel { axis, qparams },
+            Granularity::PerGroup { size } => Parameters::PerGroup { size, qparams },
+        };
+        QTensor::new(codes, shape, parameters, self.codes)
+    }
+}
+
+/// How many rows `x` has, and the shape of the result.
+fn rows(x: &Tensor, [outputs, inputs]: [usize; 2]) -> Result<(usize, Vec<usize>)> {
+    match x.shape().split_last() {
+        Some((&last, front)) if !front.is_empty() && last == inputs => {
+            Ok((front.iter().product(), [front, &[outputs]].concat()))
+        }
+        _ => Err(Error::ShapeMismatch {
+            operation: "a linear layer",
+            expected: format!("[batch, {inputs}]"),
+            got: x.shape().to_vec(),
+        }),
+    }
+}
+
+fn conv_shape(weight: &[usize], options: Conv2dOptions) -> Conv2dShape {
+    Conv2dShape {
+        in_channels: weight[1] * options.groups,
+        out_channels: weight[0],
+        kernel: [weight[2], weight[3]],
+        stride: options.stride,
+        padding: options.padding,
+        groups: options.groups,
+    }
+}
+
+fn input_error(error: InputError) -> Error {
+    match error {
+        InputError::NotFinite(bad) => Error::not_finite(bad.value, bad.index, None)
+            .expect("the kernel reports only values that are not finite"),
+        InputError::TooWide { min, max, .. } => Error::BadRange { min, max },
+        error => Error::Kernel(error.to_string()),
+    }
+}

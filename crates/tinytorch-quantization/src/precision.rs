@@ -1,0 +1,99 @@
+//! In which numbers a layer computes, as data: one for the model, others for layers by name.
+//!
+//! ```text
+//!               weights        activations               needs calibration
+//! Static        2 to 8 bits    8 bits, ranges known      yes
+//! Dynamic       2 to 8 bits    8 bits, found per call    no
+//! WeightOnly    2 to 8 bits    f32                       no
+//! Bf16          bf16           bf16, sums in f32         no
+//! Float         f32            f32                       no
+//! ```
+
+use crate::scheme::{Granularity, Scheme};
+
+/// In which numbers a layer with weights computes.
+///
+/// Layers without weights (pooling, ReLU, flattening) take what comes, except that [`Precision::Float`] under their own name
+/// keeps them on real values. A sum or a concatenation is made on codes if it is `Static` and at least one of its ways gives
+/// codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// Codes in, codes out; the ranges come from calibration.
+    Static {
+        /// How weights are written; `None` for [`PrepareOptions::weights`](crate::PrepareOptions::weights).
+        weights: Option<Scheme>,
+    },
+    /// Codes for the weights, as [`PrepareOptions::weights`](crate::PrepareOptions::weights) says; the inputs become codes when
+    /// they come, with one range for each row (of a linear layer) or image. Real values in, real values out.
+    Dynamic,
+    /// Codes for the weights alone. Real values in, real values out.
+    WeightOnly {
+        /// 2 to 8; up to 4 are packed two to a byte.
+        bits: u32,
+        /// How many neighbours of a row share a scale; `None` for one scale a row.
+        group: Option<usize>,
+    },
+    /// Weights and inputs rounded to bf16, sums in `f32`. Real values in, real values out.
+    Bf16,
+    /// As it was trained.
+    Float,
+}
+
+impl Precision {
+    /// Static, with weights of the options.
+    pub const STATIC: Self = Self::Static { weights: None };
+
+    /// Static, with weights of so many bits, one scale for each output channel.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is not in `2..=8`.
+    #[must_use]
+    #[track_caller]
+    pub const fn static_bits(bits: u32) -> Self {
+        Self::Static {
+            weights: Some(Scheme::weights(bits)),
+        }
+    }
+
+    /// Weights of 8 bits, one scale a row.
+    pub const WEIGHT_ONLY_INT8: Self = Self::WeightOnly {
+        bits: 8,
+        group: None,
+    };
+
+    /// Weights of 4 bits in groups of 32.
+    pub const WEIGHT_ONLY_INT4: Self = Self::WeightOnly {
+        bits: 4,
+        group: Some(32),
+    };
+
+    /// How weights are written that are not static, if they are codes.
+    pub(crate) fn scheme(self, options: Scheme) -> Option<Scheme> {
+        match self {
+            Self::Static { weights } => Some(weights.unwrap_or(options)),
+            Self::Dynamic => Some(options),
+            Self::WeightOnly { bits, group } => {
+                let granularity = match group {
+                    Some(size) => Granularity::PerGroup { size },
+                    None => Granularity::PerChannel { axis: 0 },
+                };
+                // Bits outside of 2..=8 are refused where the options are read.
+                let codes = crate::scheme::CodeRange::narrow(bits.clamp(2, 8));
+                Some(Scheme {
+                    granularity,
+                    codes,
+                    ..Scheme::WEIGHTS
+                })
+            }
+            Self::Bf16 | Self::Float => None,
+        }
+    }
+}
+
+impl Default for Precision {
+    fn default() -> Self {
+        Self::STATIC
+    }
+}
