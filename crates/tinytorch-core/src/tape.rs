@@ -15,6 +15,7 @@ use std::sync::Arc;
 use ndarray::ArrayD;
 
 use crate::error::{Error, Result};
+use crate::recycle;
 use crate::tensor::{Inner, Tensor, Values};
 
 /// From the gradient of the output to one gradient per input.
@@ -130,9 +131,12 @@ impl Tensor {
     }
 }
 
-/// Frees a long tape in a loop; the compiler's own drop would recurse once per operation.
+/// Frees a long tape in a loop; the compiler's own drop would recurse once per operation. Keeps large storage for the next tensor.
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Ok(values) = self.values.get_mut() {
+            recycle::keep(values);
+        }
         let mut orphans = take_inputs(self);
         while let Some((tensor, _)) = orphans.pop() {
             if let Some(mut inner) = Arc::into_inner(tensor.inner) {

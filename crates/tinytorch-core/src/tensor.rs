@@ -39,7 +39,7 @@ pub struct Tensor {
 
 pub(crate) struct Inner {
     shape: Box<[usize]>,
-    values: RwLock<Values>,
+    pub(crate) values: RwLock<Values>,
     /// How often the values were changed: the tape compares it with what an operation saw.
     version: AtomicU64,
     requires_grad: bool,

@@ -3,7 +3,9 @@
 use ndarray::ArrayD;
 
 use crate::error::Result;
+use crate::ops::array_of;
 use crate::ops::broadcast::{broadcast_shape, sum_to, zip};
+use crate::recycle;
 use crate::tape::records;
 use crate::tensor::{Tensor, Values};
 
@@ -11,6 +13,16 @@ use crate::tensor::{Tensor, Values};
 fn scale_by(mut gradient: ArrayD<f32>, saved: &Values, factor: impl Fn(f32) -> f32) -> ArrayD<f32> {
     gradient.zip_mut_with(saved, |gradient, &saved| *gradient *= factor(saved));
     gradient
+}
+
+/// `f` of every element, where the elements lie in order in storage that was used before.
+fn mapped(values: &Values, f: impl Fn(f32) -> f32) -> ArrayD<f32> {
+    let Some(elements) = values.as_slice() else {
+        return values.mapv(f);
+    };
+    let mut output = recycle::with_capacity(elements.len());
+    output.extend(elements.iter().copied().map(f));
+    array_of(output, values.shape())
 }
 
 impl Tensor {
@@ -22,7 +34,7 @@ impl Tensor {
         derivative: impl Fn(f32) -> f32 + Send + 'static,
     ) -> Tensor {
         let values = self.array();
-        let output = values.mapv(f);
+        let output = mapped(&values, f);
         Tensor::recorded(name, output, &[self], move |gradient| {
             Ok(vec![Some(scale_by(gradient, &values, derivative))])
         })
@@ -35,7 +47,7 @@ impl Tensor {
         f: impl Fn(f32) -> f32,
         derivative: impl Fn(f32) -> f32 + Send + 'static,
     ) -> Tensor {
-        let output = self.array().mapv(f).into_shared();
+        let output = mapped(&self.array(), f).into_shared();
         let saved = output.clone();
         Tensor::recorded(name, output, &[self], move |gradient| {
             Ok(vec![Some(scale_by(gradient, &saved, derivative))])

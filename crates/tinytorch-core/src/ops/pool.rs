@@ -7,6 +7,7 @@ use ndarray::ArrayD;
 use crate::error::{Error, Result};
 use crate::ops::window::Window;
 use crate::ops::{array_of, slice, standard, standard_owned};
+use crate::recycle;
 use crate::tensor::Tensor;
 
 /// The window of a pooling operation. Pairs are `[height, width]`.
@@ -149,7 +150,8 @@ impl Tensor {
         let window = options.window("max_pool2d", self)?;
         let values = standard(&self.array());
         let planes = slice(&values).chunks_exact(window.plane().max(1));
-        let mut output = Vec::with_capacity(window.batch * window.channels * window.out_plane());
+        let mut output =
+            recycle::with_capacity(window.batch * window.channels * window.out_plane());
         if window.padding == [0, 0] {
             let mut row = vec![0.0; window.image[1]];
             planes.for_each(|plane| window.push_maxima(plane, &mut row, &mut output));

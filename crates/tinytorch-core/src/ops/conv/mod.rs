@@ -21,6 +21,7 @@ use self::plan::Plan;
 use crate::error::{Error, Result};
 use crate::ops::broadcast::sum;
 use crate::ops::{array_of, slice, standard};
+use crate::recycle;
 use crate::tape::records;
 use crate::tensor::{Tensor, Values};
 
@@ -46,7 +47,7 @@ impl Default for Conv2dOptions {
 }
 
 fn forward(plan: &Plan, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    let mut output = vec![0.0; plan.window.batch * plan.out_len()];
+    let mut output = recycle::anything(plan.window.batch * plan.out_len());
     let part = plan.part();
     let (in_part, out_part) = (
         (part * plan.image_len()).max(1),
