@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::book::{Book, Row};
-use super::feedback::{self, Feedback};
-use super::{escape, points, short};
+use super::feedback::Feedback;
+use super::{escape, pages, points, short};
 
 /// When students may see that a hidden check exists and how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Hidden {
     /// Never.
     #[default]
@@ -65,7 +66,7 @@ pub fn results(book: &Book, row: &Row, hidden: Hidden) -> Value {
         }
     }
     let mut document = json!({
-        "output": feedback::markdown(&without_exercises(feedback)),
+        "output": pages::markdown(&without_exercises(feedback)),
         "output_format": "md",
         "test_output_format": "text",
         "test_name_format": "text",

@@ -18,6 +18,7 @@ pub mod github;
 pub mod gradescope;
 pub mod junit;
 pub mod late;
+pub mod pages;
 pub mod plagiarism;
 #[cfg(test)]
 pub(crate) mod sample;

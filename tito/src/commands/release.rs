@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Context;
 use crate::failure::Outcome;
 use crate::release::update::{self, INCOMING, Update};
-use crate::release::{Record, Release};
+use crate::release::{Record, Release, write};
 use crate::ui::{self, BAD, CODE, FAINT, GOOD, paint};
 
 /// Makes a release as a new folder.
@@ -18,7 +18,7 @@ use crate::ui::{self, BAD, CODE, FAINT, GOOD, paint};
 /// Those of making and of writing a release.
 pub fn out(context: &Context, folder: &Path, modules: &[String]) -> Result<Outcome> {
     let release = Release::make(&context.workspace, modules)?;
-    update::write_new(&release, folder)?;
+    write::new_folder(&release, folder)?;
     let bytes: usize = release.files.values().map(Vec::len).sum();
     if context.json {
         ui::print_json(&json!({

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! course -> settings + files (what is listed) -> cargo (manifests cut to it) -> exercises emptied -> student (readme, editor, CI)
-//!        -> leaks (no line of a solution, anywhere) -> record (what was given) -> a new folder, or update (an old one)
+//!        -> leaks (no line of a solution, anywhere) -> record (what was given) -> write (a new folder) or update (an old one)
 //! ```
 //!
 //! The crate a released module is exported to holds the stubs as well, until the student exports: there is no solution anywhere.
@@ -15,6 +15,7 @@ mod record;
 mod settings;
 mod student;
 pub mod update;
+pub mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
