@@ -65,6 +65,8 @@ mod flow;
 pub mod fold;
 #[path = "../../crates/tinytorch-quantization/src/folded.rs"]
 pub mod folded;
+#[path = "../../crates/tinytorch-quantization/src/frontier.rs"]
+pub mod frontier;
 pub mod gemm;
 #[path = "../../crates/tinytorch-quantization/src/graph.rs"]
 mod graph;
@@ -106,6 +108,8 @@ pub mod per_channel;
 mod pool;
 #[path = "../../crates/tinytorch-quantization/src/precision.rs"]
 pub mod precision;
+#[path = "../../crates/tinytorch-quantization/src/precision_search.rs"]
+pub mod precision_search;
 #[path = "../../crates/tinytorch-quantization/src/prepare.rs"]
 pub mod prepare;
 #[path = "../../crates/tinytorch-quantization/src/qat.rs"]
@@ -164,6 +168,7 @@ pub use fake_quantize::{
 pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use folded::{Folded, Operation};
+pub use frontier::PrecisionPoint;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
@@ -181,6 +186,7 @@ pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use precision::Precision;
+pub use precision_search::{Examples, PrecisionSearch, Refused, SearchOptions, Sensitivity};
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,

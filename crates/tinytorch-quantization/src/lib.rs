@@ -23,6 +23,7 @@
 //! | [`explain`](mod@explain) | where a model loses, and what would help |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
+//! | [`precision_search`], [`frontier`] | which layer in which precision? |
 //! | [`metrics`], [`latency`] | what it costs |
 //!
 //! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
@@ -73,6 +74,7 @@ pub mod finite;
 mod flow;
 pub mod fold;
 pub mod folded;
+pub mod frontier;
 pub mod gemm;
 mod graph;
 mod half_model;
@@ -96,6 +98,7 @@ pub mod parameters;
 pub mod per_channel;
 mod pool;
 pub mod precision;
+pub mod precision_search;
 pub mod prepare;
 pub mod qat;
 mod qat_activation;
@@ -135,6 +138,7 @@ pub use fake_quantize::{
 pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use folded::{Folded, Operation};
+pub use frontier::PrecisionPoint;
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};
@@ -152,6 +156,7 @@ pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};
 pub use precision::Precision;
+pub use precision_search::{Examples, PrecisionSearch, Refused, SearchOptions, Sensitivity};
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
     BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,

@@ -158,6 +158,73 @@ pub fn accuracy(scores: &[f32], classes: usize, labels: &[usize]) -> f64 {
     right as f64 / labels.len() as f64
 }
 
+/// The answer of each row: the place of its largest value, the first of equals.
+///
+/// # Panics
+///
+/// If `scores` are no whole number of rows of at least one class.
+#[must_use]
+#[track_caller]
+pub fn answers(scores: &[f32], classes: usize) -> Vec<usize> {
+    assert!(
+        classes > 0 && scores.len().is_multiple_of(classes),
+        "whole rows of {classes}"
+    );
+    scores.chunks(classes).map(largest).collect()
+}
+
+/// Mean divergence of the answers `got` from those `expected`, both as logits `[rows, classes]`: `Σ p · ln(p / q)` with their
+/// softmaxes `p` and `q`. In nats; 0 for equal ones, and for no rows.
+///
+/// # Panics
+///
+/// If the lengths differ, or are no whole number of rows of at least one class.
+#[must_use]
+#[track_caller]
+pub fn kl_divergence(expected: &[f32], got: &[f32], classes: usize) -> f64 {
+    assert_eq!(expected.len(), got.len(), "as many values expected as got");
+    assert!(
+        classes > 0 && expected.len().is_multiple_of(classes),
+        "whole rows of {classes}"
+    );
+    let rows = expected.chunks(classes).zip(got.chunks(classes));
+    let of_row = |(expected, got)| -> f64 {
+        let (p, q) = (log_softmax(expected), log_softmax(got));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+    };
+    let count = (expected.len() / classes).max(1) as f64;
+    // What rounding leaves of equal rows may be below 0, which a divergence never is.
+    (rows.map(of_row).sum::<f64>() / count).max(0.0)
+}
+
+/// Mean cross entropy of logits `[labels, classes]`: `−ln softmax(row)[label]`. In nats; 0 for no labels.
+///
+/// # Panics
+///
+/// If `scores` is not `[labels, classes]`, or a label is not below `classes`.
+#[must_use]
+#[track_caller]
+pub fn mean_cross_entropy(scores: &[f32], classes: usize, labels: &[usize]) -> f64 {
+    assert_eq!(
+        scores.len(),
+        classes * labels.len(),
+        "a row of {classes} for each label"
+    );
+    let rows = scores.chunks(classes.max(1)).zip(labels);
+    let sum: f64 = rows.map(|(row, &label)| -log_softmax(row)[label]).sum();
+    sum / labels.len().max(1) as f64
+}
+
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let largest = row
+        .iter()
+        .fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
+    let sum: f64 = row.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
+    row.iter()
+        .map(|&x| f64::from(x) - largest - sum.ln())
+        .collect()
+}
+
 /// The index of the first of the largest values.
 fn largest(row: &[f32]) -> usize {
     let mut best = 0;
@@ -220,5 +287,18 @@ mod tests {
         assert_eq!(agreement(&expected, &got, 2), 2.0 / 3.0);
         assert_eq!(accuracy(&got, 2, &[1, 0, 0]), 2.0 / 3.0);
         assert_eq!(agreement(&[], &[], 2), 1.0);
+    }
+
+    #[test]
+    fn answers_divergence_and_cross_entropy_by_hand() {
+        let (even, sure) = ([0.0, 0.0], [3.0_f32.ln(), 0.0]);
+        assert_eq!(answers(&[0.0, 0.0, 1.0, 2.0], 2), [0, 1]);
+        // p = [1/2, 1/2], q = [3/4, 1/4]: (ln(2/3) + ln 2) / 2. The logits are f32: ln 3 is off by 1e-7.
+        let expected = ((2.0_f64 / 3.0).ln() + 2.0_f64.ln()) / 2.0;
+        assert!((kl_divergence(&even, &sure, 2) - expected).abs() < 1e-7);
+        assert_eq!(kl_divergence(&sure, &sure, 2), 0.0);
+        let loss = mean_cross_entropy(&[0.0, 0.0, sure[0], sure[1]], 2, &[1, 1]);
+        assert!((loss - (2.0_f64.ln() + 4.0_f64.ln()) / 2.0).abs() < 1e-7);
+        assert_eq!(mean_cross_entropy(&[], 2, &[]), 0.0);
     }
 }

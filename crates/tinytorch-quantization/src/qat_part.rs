@@ -104,7 +104,7 @@ pub(crate) fn build(
             }
             Role::Other => {
                 let error = Error::Unsupported {
-                    what: "quantization-aware training of embeddings, and of ways that meet as real values",
+                    what: "quantization-aware training of embeddings, of layers that are not static, and of ways that meet as real values",
                 };
                 return Err(error.in_layer(stage.name()));
             }

@@ -12,8 +12,9 @@ use tinytorch_core::optim::{Adam, AdamConfig};
 use tinytorch_core::safetensors::save_weights;
 use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
 use tinytorch_quantization::{
-    CodeRange, PrepareOptions, QModel, QatRecipe, RepairOptions, Scheme, calibrate, compare_sizes,
-    convert, metrics, prepare, prepare_qat, repair, train_qat,
+    CodeRange, Examples, Precision, PrecisionSearch, PrepareOptions, QModel, QatRecipe,
+    RepairOptions, Scheme, SearchOptions, calibrate, compare_sizes, convert, metrics, prepare,
+    prepare_qat, repair, train_qat,
 };
 
 fn network(seed: u64) -> Sequential {
@@ -203,4 +204,62 @@ fn a_recipe_of_four_epochs_brings_two_bit_weights_to_almost_what_f32_had() {
     // With 20 epochs the example `qat_digits` reaches 98.98 % on average over six seeds; these are four.
     let accuracy = metrics::accuracy(&deployed, 10, &labels);
     assert!(accuracy > 0.955, "{accuracy}");
+}
+
+#[test]
+fn a_search_over_precisions_holds_an_answer_from_its_start_and_finds_smaller_ones() {
+    let (model, _, images, labels) = trained(0);
+    let split = stratified_split().expect("the digits are built in");
+    let calibration: Vec<usize> = (0..64).collect();
+    let calibration = split.train.select(&calibration).expect("so many there are");
+    let calibration = vec![calibration.all().expect("images").inputs];
+    let examples = Examples {
+        inputs: images,
+        labels,
+        classes: 10,
+    };
+    let options = SearchOptions {
+        turns: 1,
+        timed_batch: 1,
+        ..SearchOptions::default()
+    };
+    let search = PrecisionSearch::new(&model, calibration, examples, options);
+    let mut search = search.expect("a model with weights");
+    assert_eq!(search.layers(), ["0", "4", "9"]);
+    assert_eq!(search.frontier().len(), 1);
+    assert!(
+        search.fastest_above(2.0).is_f32(),
+        "nothing else was tried yet"
+    );
+
+    // Three precisions everywhere, three layers in three precisions each, and on from there.
+    for _ in 0..20 {
+        assert!(search.step().expect("it goes on"));
+    }
+    assert!(search.refused().is_empty(), "{:?}", search.refused());
+    assert_eq!(search.points().len(), 21);
+    assert_eq!(search.sensitivities().len(), 9);
+    let frontier = search.frontier();
+    assert!(frontier.iter().any(|point| point.is_f32()));
+    for point in &frontier {
+        assert!(point.is_f32() || !frontier.iter().any(|other| other.dominates(point)));
+    }
+    let kl = |layer: &str, precision| {
+        let mut all = search.sensitivities().iter();
+        let found = all.find(|s| s.layer == layer && s.precision == precision);
+        found.expect("every layer alone").kl
+    };
+    for layer in search.layers() {
+        // 4 bits in groups of 32 are some 16 times as coarse as 8 bits and 8 times as bf16.
+        let int4 = kl(layer, Precision::WEIGHT_ONLY_INT4);
+        assert!(int4 > kl(layer, Precision::Bf16), "{layer}");
+    }
+    let small = search.smallest_above(0.95);
+    let bytes = search.points()[0].bytes;
+    assert!(
+        small.accuracy >= 0.95 && small.bytes * 3 < bytes,
+        "{small:?}"
+    );
+    let again = search.convert(&small.precisions).expect("it was measured");
+    assert_eq!(again.memory_bytes(), small.bytes);
 }
