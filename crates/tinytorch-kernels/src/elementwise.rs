@@ -281,15 +281,13 @@ pub fn min_max(values: &[f32]) -> Result<Option<(f32, f32)>, NotFinite> {
     if values.is_empty() {
         return Ok(None);
     }
-    let min = min.into_iter().fold(f32::INFINITY, f32::min);
-    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
     // −0.0 + 0.0 is +0.0: which of two zeros a lane has met does not show.
     Ok(Some((min + 0.0, max + 0.0)))
 }
 
 vectorized! {
-    /// The minima and maxima of the lanes, and whether all values are finite.
-    fn range_of_lanes(values: &[f32]) -> ([f32; LANES], [f32; LANES], bool) {
+    /// The minimum and the maximum, and whether all values are finite.
+    fn range_of_lanes(values: &[f32]) -> (f32, f32, bool) {
         let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
         let mut largest = [0_u32; LANES];
         let (blocks, tail) = values.as_chunks::<LANES>();
@@ -306,9 +304,29 @@ vectorized! {
         for (lane, &value) in tail.iter().enumerate() {
             look(lane, value);
         }
-        let finite = largest.iter().all(|&bits| bits < f32::INFINITY.to_bits());
-        (min, max, finite)
+        let min = fold_lanes(min, |a, b| if b < a { b } else { a });
+        let max = fold_lanes(max, |a, b| if b > a { b } else { a });
+        let largest = fold_lanes(largest, u32::max);
+        (min, max, largest < f32::INFINITY.to_bits())
     }
+}
+
+/// Lanes to one number, the upper half into the lower five times: one after the other they would wait for each other
+/// longer than a row of some hundred values takes.
+#[inline(always)]
+fn fold_lanes<T: Copy>(mut lanes: [T; LANES], pick: impl Fn(T, T) -> T) -> T {
+    #[inline(always)]
+    fn halve<T: Copy, const HALF: usize>(lanes: &mut [T; LANES], pick: impl Fn(T, T) -> T) {
+        for lane in 0..HALF {
+            lanes[lane] = pick(lanes[lane], lanes[lane + HALF]);
+        }
+    }
+    halve::<T, 16>(&mut lanes, &pick);
+    halve::<T, 8>(&mut lanes, &pick);
+    halve::<T, 4>(&mut lanes, &pick);
+    halve::<T, 2>(&mut lanes, &pick);
+    halve::<T, 1>(&mut lanes, &pick);
+    lanes[0]
 }
 
 #[cfg(test)]
@@ -458,11 +476,8 @@ mod tests {
             let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(min_max(&values), Ok(Some((min, max))));
             for vectors in Vectors::available() {
-                let (mins, maxs, finite) = range_of_lanes(vectors, &values);
-                let min_of_lanes = mins.into_iter().fold(f32::INFINITY, f32::min);
-                let max_of_lanes = maxs.into_iter().fold(f32::NEG_INFINITY, f32::max);
                 assert_eq!(
-                    (min_of_lanes, max_of_lanes, finite),
+                    range_of_lanes(vectors, &values),
                     (min, max, true),
                     "{vectors:?}"
                 );
