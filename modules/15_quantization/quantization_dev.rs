@@ -96,6 +96,8 @@ pub mod metrics;
 pub mod mixed_precision;
 #[path = "../../crates/tinytorch-quantization/src/narrow.rs"]
 pub mod narrow;
+#[path = "../../crates/tinytorch-quantization/src/narrow_definition.rs"]
+mod narrow_definition;
 #[path = "../../crates/tinytorch-quantization/src/narrow_step.rs"]
 mod narrow_step;
 pub mod observer;
@@ -147,6 +149,8 @@ mod sketch_bins;
 pub mod sketch_file;
 #[path = "../../crates/tinytorch-quantization/src/stage.rs"]
 pub mod stage;
+#[path = "../../crates/tinytorch-quantization/src/stage_layer.rs"]
+mod stage_layer;
 #[path = "../../crates/tinytorch-quantization/src/step.rs"]
 mod step;
 #[path = "../../crates/tinytorch-quantization/src/take_apart.rs"]

@@ -11,8 +11,8 @@ use crate::file::{FileError, RawTensor};
 use crate::folded::Operation;
 use crate::framework::Tensor;
 use crate::framework::nn::{
-    AvgPool2d, BatchNorm2d, Conv2d, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d, Relu,
-    Sigmoid, Softmax, Tanh,
+    AvgPool2d, BatchNorm2d, Conv2d, Embedding, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d,
+    Relu, Sigmoid, Softmax, Tanh,
 };
 use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
 use crate::parameters::Parameters;
@@ -283,6 +283,8 @@ fn float_record(path: &Path, name: &str, layer: &dyn Layer) -> Result<FloatRecor
     let any = layer.as_any();
     Ok(if any.is::<Linear>() {
         FloatRecord::Linear
+    } else if any.is::<Embedding>() {
+        FloatRecord::Embedding
     } else if let Some(conv) = any.downcast_ref::<Conv2d>() {
         FloatRecord::Conv2d(conv.options().into())
     } else if let Some(norm) = any.downcast_ref::<BatchNorm2d>() {

@@ -51,6 +51,75 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Modes
+//!
+//! In which numbers a layer computes is a value, [`Precision`]: one for the model, others for layers by name. Only static layers
+//! need calibration.
+//!
+//! Dynamic: 8-bit weights, and inputs that become codes when they come.
+//!
+//! ```
+//! # use rand::SeedableRng;
+//! # use tinytorch_core::{Tensor, nn::{Linear, Relu, Sequential}};
+//! # use tinytorch_quantization::{Precision, PrepareOptions, convert, prepare};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! # let model = Sequential::new().with(Linear::new(64, 32, rng)).with(Relu).with(Linear::new(32, 10, rng));
+//! let options = PrepareOptions { precision: Precision::Dynamic, ..PrepareOptions::default() };
+//! let quantized = convert(&prepare(&model, &options)?)?;
+//! assert_eq!(quantized.forward(&Tensor::randn(&[8, 64], rng))?.shape(), [8, 10]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Weight-only: 4 bits in groups of 32, or 8 bits a row; the inputs stay real.
+//!
+//! ```
+//! # use rand::SeedableRng;
+//! # use tinytorch_core::nn::{Embedding, Linear, Sequential};
+//! # use tinytorch_quantization::{Precision, PrepareOptions, compare_sizes, convert, prepare};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with_named("words", Embedding::new(1000, 64, rng))
+//!     .with_named("scores", Linear::new(64, 1024, rng));
+//! let options = PrepareOptions { precision: Precision::WEIGHT_ONLY_INT4, ..PrepareOptions::default() };
+//! let quantized = convert(&prepare(&model, &options)?)?;
+//! // Half a byte of four and an f32 for 32 weights; the bias stays as it is.
+//! assert!(compare_sizes(&model, &quantized).ratio < 0.17);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A mixture: bf16 for the model, its last layer static with 4-bit weights, and an error if anything stayed in `f32`. The ledger tells
+//! what became of every operation.
+//!
+//! ```
+//! # use rand::SeedableRng;
+//! # use tinytorch_core::{Tensor, nn::{Dropout, Linear, Relu, Sequential}};
+//! # use tinytorch_quantization::{Fate, Precision, PrepareOptions, calibrate, convert, prepare};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+//! let model = Sequential::new()
+//!     .with_named("first", Linear::new(64, 32, rng))
+//!     .with_named("relu", Relu)
+//!     .with_named("drop", Dropout::new(0.1, rng)?)
+//!     .with_named("last", Linear::new(32, 10, rng));
+//! let options = PrepareOptions {
+//!     precision: Precision::Bf16,
+//!     overrides: vec![("last".to_owned(), Precision::static_bits(4))],
+//!     require_full_coverage: true,
+//!     ..PrepareOptions::default()
+//! };
+//! let mut prepared = prepare(&model, &options)?;
+//! calibrate(&mut prepared, [Tensor::randn(&[32, 64], rng)])?;
+//! let ledger = convert(&prepared)?.ledger();
+//! println!("{ledger}");
+//! assert_eq!((ledger.count(Fate::Quantized), ledger.count(Fate::Folded)), (2, 2));
+//! # Ok(())
+//! # }
+//! ```
 
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
@@ -91,6 +160,7 @@ pub mod loss_scaling;
 pub mod metrics;
 pub mod mixed_precision;
 pub mod narrow;
+mod narrow_definition;
 mod narrow_step;
 pub mod observer;
 pub mod packed;
@@ -119,6 +189,7 @@ pub mod sketch;
 mod sketch_bins;
 pub mod sketch_file;
 pub mod stage;
+mod stage_layer;
 mod step;
 mod take_apart;
 

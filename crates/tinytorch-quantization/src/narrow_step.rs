@@ -11,9 +11,8 @@ use crate::kernels::{
     InputRange, MatrixBf16, MatrixMut, MatrixRef, PackedInt4, PackedWeights, Quantize, Scale,
     Threads, gemm_bf16, quantize_f32_i8,
 };
-use crate::narrow::{
-    NarrowOperation, NarrowWeight, QNarrow, add_bias, int4_group, range_of, standard,
-};
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
+use crate::narrow_definition::{add_bias, range_of, rows};
 use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
 use crate::qlayer::{channels_first, channels_last};
@@ -216,7 +215,7 @@ impl NarrowStep {
                 let (n, k) = (layer.weights().n(), layer.weights().k());
                 let (m, shape) = rows(x, [n, k])?;
                 let mut y = vec![0.0; m * n];
-                let values = standard(x);
+                let values = x.to_vec();
                 layer
                     .forward(m, &values, InputRange::PerRow, self.relu, &mut y)
                     .map_err(input_error)?;
@@ -228,7 +227,7 @@ impl NarrowStep {
             Form::Int4(packed, _) => {
                 let (m, shape) = rows(x, [packed.n(), packed.k()])?;
                 let mut y = vec![0.0; m * packed.n()];
-                packed.product_f32(m, &standard(x), &self.bias, &mut y, Threads::Auto);
+                packed.product_f32(m, &x.to_vec(), &self.bias, &mut y, Threads::Auto);
                 Tensor::new(y, &shape)?
             }
             Form::Bf16 { values, shape } => {
@@ -239,7 +238,7 @@ impl NarrowStep {
                     data: Bf16Elements::Bf16(values),
                     ..MatrixBf16::row_major(values, k)
                 };
-                let x = standard(x);
+                let x = x.to_vec();
                 gemm_bf16(
                     Dims { m, n, k },
                     MatrixBf16::from(MatrixRef::row_major(&x, k)),
@@ -290,7 +289,7 @@ impl NarrowStep {
         let mut y = vec![0.0; batch * outputs * height * width];
         let mut written = vec![0; image];
         let mut found = vec![0.0; outputs * height * width];
-        let values = standard(x);
+        let values = x.to_vec();
         let results = y.chunks_mut(found.len().max(1));
         for (index, (x, y)) in values.chunks(image.max(1)).zip(results).enumerate() {
             let input = range_of(x, index * image)?;
@@ -344,20 +343,6 @@ impl Meaning {
             Granularity::PerGroup { size } => Parameters::PerGroup { size, qparams },
         };
         QTensor::new(codes, shape, parameters, self.codes)
-    }
-}
-
-/// How many rows `x` has, and the shape of the result.
-fn rows(x: &Tensor, [outputs, inputs]: [usize; 2]) -> Result<(usize, Vec<usize>)> {
-    match x.shape().split_last() {
-        Some((&last, front)) if !front.is_empty() && last == inputs => {
-            Ok((front.iter().product(), [front, &[outputs]].concat()))
-        }
-        _ => Err(Error::ShapeMismatch {
-            operation: "a linear layer",
-            expected: format!("[batch, {inputs}]"),
-            got: x.shape().to_vec(),
-        }),
     }
 }
 

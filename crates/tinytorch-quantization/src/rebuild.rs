@@ -18,8 +18,8 @@ use crate::file::{FileError, RawTensor, unexpected};
 use crate::folded::Operation;
 use crate::framework::Tensor;
 use crate::framework::nn::{
-    AvgPool2d, BatchNorm2d, Conv2d, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d, Relu,
-    Sigmoid, Softmax, Tanh,
+    AvgPool2d, BatchNorm2d, Conv2d, Embedding, Flatten, Gelu, Layer, Linear, LogSoftmax, MaxPool2d,
+    Relu, Sigmoid, Softmax, Tanh,
 };
 use crate::join::{QAdd, QConcat};
 use crate::linear::QLinear;
@@ -335,6 +335,7 @@ impl Source<'_> {
             FloatRecord::Linear => {
                 Arc::new(Linear::from_parts(self.real("weight")?, self.bias()?)?)
             }
+            FloatRecord::Embedding => Arc::new(Embedding::from_parts(self.real("weight")?)?),
             FloatRecord::Conv2d(options) => {
                 let options = options.into();
                 Arc::new(Conv2d::from_parts(

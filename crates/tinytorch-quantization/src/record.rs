@@ -209,6 +209,7 @@ pub(crate) enum JoinRecord {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FloatRecord {
     Linear,
+    Embedding,
     Conv2d(ConvRecord),
     BatchNorm2d { eps_bits: u32, momentum_bits: u32 },
     MaxPool2d(PoolRecord),

@@ -7,19 +7,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::calibration::SketchObserver;
-use crate::composite::{Chain, Join, QBranches, QResidual, Takes};
-use crate::conv::QConv2d;
+use crate::composite::Takes;
 use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
-use crate::folded::{Folded, Operation};
-use crate::framework::nn::{Embedding, Layer};
+use crate::framework::nn::Layer;
 use crate::framework::{Tensor, no_grad};
-use crate::join::{QAdd, QConcat, check_shapes};
-use crate::linear::{QLinear, quantize_bias};
-use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
+use crate::join::check_shapes;
 use crate::observer::Observer;
 use crate::precision::Precision;
-use crate::qlayer::{FloatLayer, NO_CODES, QLayer};
+use crate::qlayer::{NO_CODES, QLayer};
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams, Scheme, ValueRange};
@@ -56,12 +52,12 @@ pub(crate) enum Role<'a> {
 
 /// One place of the model with its observer: a single layer, several that will become one, or one that holds others.
 pub struct Stage {
-    name: String,
+    pub(crate) name: String,
     /// What computes it in `f32`, one after the other.
     pub(crate) layers: Vec<Arc<dyn Layer>>,
     pub(crate) plan: Plan,
     /// The ways of a sum (body, shortcut) or of a concatenation.
-    branches: Vec<Vec<Stage>>,
+    pub(crate) branches: Vec<Vec<Stage>>,
     pub(crate) weights: Scheme,
     observer: SketchObserver,
     /// Codes to use for the weight instead of the nearest ones.
@@ -69,7 +65,7 @@ pub struct Stage {
     /// The bias of the integer layer, where it is not the real one.
     pub(crate) corrected_bias: Option<Vec<f32>>,
     /// Whether a layer behind it reads its output as codes.
-    written: bool,
+    pub(crate) written: bool,
     /// What the stages inside gave in the last forward pass, until it is observed.
     seen: Mutex<Option<Seen>>,
 }
@@ -262,149 +258,6 @@ impl Stage {
         }
     }
 
-    /// The layer that takes its place in a quantized model.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFinite`] that names weight or bias, with channel and index; those of [`QLinear::from_parts`] and
-    /// [`QConv2d::from_parts`]; [`Error::BadRescale`] that names the place where two ways meet.
-    pub fn quantize(&self, input: QParams, output: QParams) -> Result<QLayer> {
-        let real = |reason: &Option<String>| {
-            let reason = reason.clone()?;
-            let output = self.written.then_some(output);
-            Some((reason, output))
-        };
-        match &self.plan {
-            Plan::Weighted { .. } => self.weighted(input, output),
-            Plan::Same(layer) => Ok(QLayer::clone(layer)),
-            Plan::Narrow { precision, .. } => {
-                self.narrow(*precision, self.written.then_some(output))
-            }
-            Plan::Float(reason) => Ok(QLayer::Float(FloatLayer {
-                layer: self.layers[0].clone(),
-                reason: reason.clone(),
-                output: self.written.then_some(output),
-            })),
-            Plan::Embedding => {
-                let table = self.embedding()?.weight().array();
-                QEmbedding::quantize(table.view(), output)
-                    .map(QLayer::Embedding)
-                    .map_err(|error| error.in_tensor(&format!("{}.weight", self.name)))
-            }
-            Plan::Residual { relu, real: reason } => {
-                let mut ends = Vec::new();
-                let mut ways = Vec::new();
-                for branch in &self.branches {
-                    let (way, end) = way(branch, input, None)?;
-                    ways.push(way);
-                    ends.push(end);
-                }
-                let (Some(shortcut), Some(body)) = (ways.pop(), ways.pop()) else {
-                    unreachable!("a residual layer is prepared with two ways");
-                };
-                let sum = match real(reason) {
-                    Some((reason, output)) => Join::Real { reason, output },
-                    None => QAdd::new(ends[0], ends[1], output, *relu)
-                        .map(Join::Codes)
-                        .map_err(|error| error.in_layer(&self.name))?,
-                };
-                Ok(QLayer::Residual(Box::new(QResidual {
-                    body,
-                    shortcut,
-                    sum,
-                })))
-            }
-            Plan::Concat { real: reason } => {
-                let real = real(reason);
-                let shared = real.is_none().then_some(output);
-                let ways = self
-                    .branches
-                    .iter()
-                    .map(|way_in| way(way_in, input, shared));
-                let (branches, ends): (Vec<_>, Vec<_>) =
-                    ways.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-                let join = match real {
-                    Some((reason, output)) => Join::Real { reason, output },
-                    None => QConcat::new(ends, output)
-                        .map(Join::Codes)
-                        .map_err(|error| error.in_layer(&self.name))?,
-                };
-                Ok(QLayer::Concat(Box::new(QBranches { branches, join })))
-            }
-        }
-    }
-
-    fn weighted(&self, input: QParams, output: QParams) -> Result<QLayer> {
-        let Some(mut folded) = self.folded()? else {
-            unreachable!("only layers with weights are planned as such");
-        };
-        if let Some(bias) = &self.corrected_bias {
-            folded.bias.clone_from(bias);
-        }
-        self.check_bias(&folded.bias)?;
-        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
-        self.write(&folded, input, output).map_err(named)
-    }
-
-    fn write(&self, folded: &Folded, input: QParams, output: QParams) -> Result<QLayer> {
-        let Folded {
-            weight,
-            bias,
-            operation,
-            relu,
-            scheme,
-        } = folded;
-        let (weight, bias) = match &self.codes {
-            Some(codes) => {
-                let bias = quantize_bias(bias, input.scale, &codes.row_scales())?;
-                (codes.clone(), bias)
-            }
-            None => crate::layer::quantize_parts(weight.view(), bias, *scheme, input.scale)?,
-        };
-        match *operation {
-            Operation::Linear => {
-                QLinear::from_parts(weight, bias, input, output, *relu).map(QLayer::Linear)
-            }
-            Operation::Conv2d(options) => {
-                QConv2d::from_parts(weight, bias, options, input, output, *relu).map(QLayer::Conv2d)
-            }
-        }
-    }
-
-    fn narrow(&self, precision: Precision, output: Option<QParams>) -> Result<QLayer> {
-        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
-        let (weight, bias, operation, relu) = match self.fold()? {
-            Some(folded) => {
-                self.check_bias(&folded.bias)?;
-                let operation = NarrowOperation::Product(folded.operation);
-                (folded.weight, folded.bias, operation, folded.relu)
-            }
-            None => {
-                let table = self.embedding()?.weight().array().into_owned();
-                (table, Vec::new(), NarrowOperation::Embedding, false)
-            }
-        };
-        let scheme = precision.scheme(self.weights);
-        let narrow = match (precision, scheme) {
-            (Precision::Bf16, _) | (_, None) => NarrowWeight::bf16(weight.view()),
-            (Precision::Dynamic, Some(scheme)) if operation != NarrowOperation::Embedding => {
-                NarrowWeight::dynamic(weight.view(), scheme)
-            }
-            (_, Some(scheme)) => NarrowWeight::codes(weight.view(), scheme),
-        };
-        let layer = QNarrow::from_parts(narrow.map_err(named)?, bias, operation, relu, output);
-        Ok(QLayer::Narrow(Box::new(
-            layer.map_err(|error| error.in_layer(&self.name))?,
-        )))
-    }
-
-    fn embedding(&self) -> Result<&Embedding> {
-        let layer = self.layers[0].as_any().downcast_ref();
-        layer.ok_or(Error::Unsupported {
-            what: "an embedding that is none",
-        })
-    }
-
     /// What the layer it becomes must be given.
     pub(crate) fn takes(&self) -> Takes {
         match &self.plan {
@@ -447,13 +300,13 @@ impl Stage {
     }
 
     /// Whether it can write its output with any parameters, and not only with those of its input.
-    fn chooses_output(&self) -> bool {
+    pub(crate) fn chooses_output(&self) -> bool {
         !matches!(self.plan, Plan::Same(_))
     }
 
     /// Whether saturating before it is the same as saturating behind it, so that its input may be written with the
     /// parameters of its output.
-    fn is_monotone(&self) -> bool {
+    pub(crate) fn is_monotone(&self) -> bool {
         match &self.plan {
             Plan::Same(layer) => !matches!(**layer, QLayer::AvgPool2d(_)),
             _ => false,
@@ -496,26 +349,6 @@ impl Stage {
     pub(crate) fn layers(&self) -> &[Arc<dyn Layer>] {
         &self.layers
     }
-}
-
-/// The layers of a way and what the codes at its end mean. If all ways shall end alike (`shared`), the last layer that chooses
-/// its output takes that, as long as only layers follow that keep the meaning of codes and their order.
-fn way(stages: &[Stage], input: QParams, shared: Option<QParams>) -> Result<(Chain, QParams)> {
-    let last = stages.iter().rposition(|stage| !stage.is_monotone());
-    let shared = last
-        .filter(|&index| stages[index].chooses_output())
-        .zip(shared);
-    let mut current = input;
-    let mut layers = Vec::with_capacity(stages.len());
-    for (index, stage) in stages.iter().enumerate() {
-        let output = match shared {
-            Some((chooses, output)) if chooses == index => output,
-            _ => stage.output_qparams(current)?,
-        };
-        layers.push((stage.name.clone(), stage.quantize(current, output)?));
-        current = output;
-    }
-    Ok((layers, current))
 }
 
 /// Whether what enters these stages is read as codes, if what leaves them is (`after`).

@@ -350,6 +350,23 @@ fn a_tensor_that_is_missing_or_of_another_type_is_named() {
     );
 }
 
+/// What version 2 can say is said the same way in version 3.
+#[test]
+fn a_file_of_version_two_is_still_read() {
+    let (model, x) = network();
+    let expected = quantized(&model, &x).forward(&x).expect("fits").to_vec();
+    let (read, _) = load_changed(true, |contents| {
+        contents.layers["version"] = json!(2);
+        contents
+            .layers
+            .as_object_mut()
+            .expect("an object")
+            .remove("ledger");
+    });
+    let read = read.expect("all of it is known");
+    assert_eq!(read.forward(&x).expect("fits").to_vec(), expected);
+}
+
 #[test]
 fn another_version_of_the_format_is_told() {
     for got in [1, 4] {

@@ -23,6 +23,7 @@ fn assert_kernels_agree(m: usize, n: usize, k: usize, group: usize, random: &mut
                 let what = format!("[{m}, {k}] · [{n}, {k}], groups of {group}, {kernel:?}");
                 let packed = PackedInt4::with_kernel(kernel, n, k, group, &codes, &scales);
                 assert_eq!(packed.unpack(), codes, "{what}");
+                assert_eq!(packed.scales(), scales, "{what}");
                 let (mut reals, mut of_codes) = (vec![f32::NAN; m * n], vec![f32::NAN; m * n]);
                 packed.product_f32(m, &a, bias, &mut reals, Threads::Auto);
                 packed.product_i8(m, a8, bias, &mut of_codes, Threads::Auto);

@@ -140,6 +140,18 @@ fn what_is_not_static_needs_no_data() {
         let expected = model.forward(&x).expect("fits").to_vec();
         let report = metrics::compare(&expected, &y.to_vec());
         assert!(report.sqnr_db > least, "{precision:?}: {report:?}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.safetensors");
+        quantized.save(&path).expect("it can be saved");
+        let read = QModel::load(&path).expect("it can be read");
+        assert_eq!(read.forward(&x).expect("fits").to_vec(), y.to_vec());
+        assert_eq!(
+            read.ledger(),
+            prepare(&model, &options(precision))
+                .expect("known")
+                .ledger()
+                .clone()
+        );
     }
     assert!(expected.is_ok());
     let prepared = prepare(&model, &options(Precision::STATIC)).expect("known layers");
