@@ -64,6 +64,10 @@ pub enum Calibration {
     /// What this percentage of the magnitudes keeps to.
     Percentile(f64),
     /// What loses the least information.
+    ///
+    /// It needs many values: where the bins of the histogram hold only a few each, their unevenness counts as information, and the
+    /// range comes out too narrow. With some hundred small images it costs tens of points of accuracy, which `tito lab
+    /// 15_quantization calibration` shows; [`Calibration::MeanSquaredError`] has no such weakness.
     Entropy,
     /// What loses the least on average, squared: rounding inside the range against saturation outside.
     MeanSquaredError,

@@ -1,4 +1,5 @@
-//! A class of two hundred. Minutes, so only on demand: `.ci/run` asks for it.
+//! A class of two hundred. Many minutes, so only on demand, before a release of the course:
+//! `cargo test --package tito-grade --test grading -- --ignored two_hundred`.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -13,7 +14,7 @@ const SEED: &str = "20260131";
 
 /// Every catalogued mistake, and beside them perfect, partial, broken and hostile submissions: 200 in all.
 #[test]
-#[ignore = "takes minutes; .ci/run asks for it"]
+#[ignore = "takes many minutes; run it before a release of the course"]
 fn a_class_of_two_hundred_is_graded_as_constructed() {
     let class = Class::new();
     let catalogue = class.mistakes();
