@@ -232,12 +232,15 @@ fn a_search_over_precisions_holds_an_answer_from_its_start_and_finds_smaller_one
         "nothing else was tried yet"
     );
 
-    // Three precisions everywhere, three layers in three precisions each, and on from there.
-    for _ in 0..20 {
-        assert!(search.step().expect("it goes on"));
+    // Three precisions everywhere, three layers in three precisions each, and on from there. What is tried next depends on
+    // the times that were measured: where f32 is slow, every neighbour of the frontier may have been tried before the 20th.
+    let mut steps = 0;
+    while steps < 20 && search.step().expect("a good choice") {
+        steps += 1;
     }
+    assert!(steps >= 12, "{steps}");
     assert!(search.refused().is_empty(), "{:?}", search.refused());
-    assert_eq!(search.points().len(), 21);
+    assert_eq!(search.points().len(), 1 + steps);
     assert_eq!(search.sensitivities().len(), 9);
     let frontier = search.frontier();
     assert!(frontier.iter().any(|point| point.is_f32()));
