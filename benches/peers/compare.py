@@ -31,6 +31,7 @@ SECTIONS = {
     "i8": ("products", "run_i8"),
     "f32": ("products", "run_f32"),
     "linear": ("linear", "run"),
+    "models": ("models", "run"),
 }
 
 

@@ -49,6 +49,49 @@ class Model:
         self.codes.append(code)
         self.operators.append(operator)
 
+    def quantize(self, x, y):
+        self.operator(schema.BuiltinOperator.QUANTIZE, [x], [y])
+
+    def dequantize(self, x, y):
+        self.operator(schema.BuiltinOperator.DEQUANTIZE, [x], [y])
+
+    def layer(self, x, w, b, relu, pool, scale=None, zero_point=None):
+        """A 3x3 convolution (same size) or a linear layer, by the weight's shape, and a 2x2 max pooling; returns the result."""
+        activation = schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
+        builtins, kinds = schema.BuiltinOperator, schema.BuiltinOptions
+        quantization = {} if scale is None else {"scales": scale, "zero_points": zero_point}
+        dtype = next(dtype for dtype, number in TYPES.items() if number == self.tensors[x].type)
+        batch, outputs = self.tensors[x].shape[0], self.tensors[w].shape[0]
+        if len(self.tensors[w].shape) == 2:
+            inputs = self.tensors[w].shape[1]
+            if self.tensors[x].shape != [batch, inputs]:
+                flat = self.tensor([batch, inputs], dtype)
+                self.tensors[flat].quantization = self.tensors[x].quantization
+                reshape = schema.ReshapeOptionsT()
+                reshape.newShape = [batch, inputs]
+                shape = self.tensor([2], np.int32, [batch, inputs])
+                self.operator(builtins.RESHAPE, [x, shape], [flat], reshape, kinds.ReshapeOptions)
+                x = flat
+            y = self.tensor([batch, outputs], dtype, **quantization)
+            options = schema.FullyConnectedOptionsT()
+            options.fusedActivationFunction = activation
+            self.operator(builtins.FULLY_CONNECTED, [x, w, b], [y], options, kinds.FullyConnectedOptions, version=4)
+            return y
+        _, height, width, _ = self.tensors[x].shape
+        y = self.tensor([batch, height, width, outputs], dtype, **quantization)
+        options = schema.Conv2DOptionsT()
+        options.padding, options.strideH, options.strideW = schema.Padding.SAME, 1, 1
+        options.fusedActivationFunction = activation
+        self.operator(builtins.CONV_2D, [x, w, b], [y], options, kinds.Conv2DOptions, version=3)
+        if not pool:
+            return y
+        pooled = self.tensor([batch, height // 2, width // 2, outputs], dtype, **quantization)
+        options = schema.Pool2DOptionsT()
+        options.padding = schema.Padding.VALID
+        options.strideH = options.strideW = options.filterHeight = options.filterWidth = 2
+        self.operator(builtins.MAX_POOL_2D, [y], [pooled], options, kinds.Pool2DOptions, version=2)
+        return pooled
+
     def bytes(self, inputs, outputs):
         graph = schema.SubGraphT()
         graph.tensors, graph.operators = self.tensors, self.operators

@@ -7,6 +7,9 @@
 //! < .
 //! > run ours 12                         calls it twelve times
 //! < 0.00123                             seconds
+//! > model_values 0 1                    computes a whole model
+//! < ours_f32 0.25 -1.5 ...              one line per kind of numbers: the whole result
+//! < .
 //! > end
 //! ```
 //!
@@ -61,6 +64,15 @@ fn answer(line: &str, subjects: &mut Vec<Subject>) -> Result<String> {
             let start = Instant::now();
             (0..calls).for_each(|_| (subject.run)());
             Ok(format!("{:e}", start.elapsed().as_secs_f64()))
+        }
+        ["model_values", number, batch] => {
+            let [number, batch] = [number, batch].map(|size| size.parse().context("a size"));
+            let mut lines = String::new();
+            for (name, values) in models::values(number?, batch?)? {
+                let values: Vec<String> = values.iter().map(f32::to_string).collect();
+                lines += &format!("{name} {}\n", values.join(" "));
+            }
+            Ok(lines + ".")
         }
         ["end"] => {
             subjects.clear();

@@ -63,35 +63,43 @@ fn model(number: usize) -> Result<(Sequential, Vec<usize>)> {
     Ok((model, image))
 }
 
-/// Ours in f32 without a tape, and in INT8.
-pub fn subjects(number: usize, batch: usize) -> Result<Vec<Subject>> {
+/// A call of a model.
+type Call = Box<dyn Fn() -> Result<Tensor>>;
+
+/// Ours in f32 without a tape, and in INT8, by name.
+fn calls(number: usize, batch: usize) -> Result<[(&'static str, Call); 2]> {
     let (model, image) = model(number)?;
     let shape: Vec<usize> = std::iter::once(batch).chain(image).collect();
     let x = Tensor::new(inputs(shape.iter().product(), 37), &shape)?;
     let mut prepared = prepare(&model, &PrepareOptions::default())?;
     calibrate(&mut prepared, [x.clone()])?;
     let quantized = convert(&prepared)?;
-    let subject = |name: &str, run: Box<dyn Fn() -> Tensor>| {
+    let input = x.clone();
+    let real: Call = Box::new(move || Ok(no_grad(|| model.forward(&input))?));
+    let integer: Call = Box::new(move || Ok(quantized.forward(&x)?));
+    Ok([("ours_f32", real), ("ours_int8", integer)])
+}
+
+/// What each computes.
+pub fn values(number: usize, batch: usize) -> Result<Vec<(&'static str, Vec<f32>)>> {
+    (calls(number, batch)?.into_iter())
+        .map(|(name, call)| Ok((name, call()?.to_vec())))
+        .collect()
+}
+
+pub fn subjects(number: usize, batch: usize) -> Result<Vec<Subject>> {
+    let subject = |(name, call): (&str, Call)| {
         let to = Rc::new(RefCell::new(None));
         let from = to.clone();
         Subject {
             name: name.to_owned(),
             work: 1.0,
-            run: Box::new(move || *to.borrow_mut() = Some(run())),
+            run: Box::new(move || *to.borrow_mut() = Some(call().expect("it fits"))),
             check: Box::new(move || match &*from.borrow() {
                 Some(result) => check(&result.to_vec()),
                 None => f64::NAN,
             }),
         }
     };
-    let input = x.clone();
-    let real = subject(
-        "ours_f32",
-        Box::new(move || no_grad(|| model.forward(&input)).expect("it fits")),
-    );
-    let integer = subject(
-        "ours_int8",
-        Box::new(move || quantized.forward(&x).expect("it fits")),
-    );
-    Ok(vec![real, integer])
+    Ok(calls(number, batch)?.into_iter().map(subject).collect())
 }
