@@ -268,6 +268,8 @@ pub struct SketchObserver {
     pub sketch: Sketch,
     method: Calibration,
     codes: CodeRange,
+    /// The number of the next batch in the whole data set, if somebody gave it; otherwise one more than the largest so far.
+    next_batch: Option<u64>,
 }
 
 impl SketchObserver {
@@ -282,7 +284,20 @@ impl SketchObserver {
             sketch: Sketch::new(),
             method,
             codes: CodeRange::INT8,
+            next_batch: None,
         })
+    }
+
+    /// Numbers the batches that come from now on `first`, `first + 1`, ..., because they are a part of a larger data set: see
+    /// [`Sketch::observe_batch`].
+    pub fn number_batches_from(&mut self, first: u64) {
+        self.next_batch = Some(first);
+    }
+
+    /// Adds what was observed elsewhere. Batches are then numbered on from the largest number.
+    pub fn merge(&mut self, other: &Sketch) {
+        self.sketch.merge(other);
+        self.next_batch = None;
     }
 
     /// The method by which [`Observer::range`] finds the range.
@@ -326,7 +341,12 @@ impl SketchObserver {
 
 impl Observer for SketchObserver {
     fn observe(&mut self, values: &[f32]) -> Result<()> {
-        self.sketch.observe(values)
+        let Some(number) = self.next_batch else {
+            return self.sketch.observe(values);
+        };
+        self.sketch.observe_batch(number, values)?;
+        self.next_batch = Some(number.saturating_add(1));
+        Ok(())
     }
 
     fn range(&self) -> Result<ValueRange> {

@@ -136,6 +136,43 @@ impl Prepared {
             .try_for_each(|stage| stage.watch(&new))
     }
 
+    /// Numbers the batches that come from now on `first`, `first + 1`, ..., at the input and behind every stage.
+    ///
+    /// Several workers, or runs on several days, calibrate copies of a model with parts of one data set. Each says which part it
+    /// has, before [`calibrate`](crate::calibrate), and [`Prepared::merge_sketches`] then gives what one pass over all of it
+    /// would have given, bit for bit (N17). Without numbers of their own all parts begin at 0, and their batches fall together: a
+    /// moving average then sees a few large batches in place of many. Batches without values are not counted.
+    ///
+    /// ```
+    /// use rand::SeedableRng;
+    /// use tinytorch_core::Tensor;
+    /// use tinytorch_core::nn::{Linear, Sequential};
+    /// use tinytorch_quantization::{Calibration, PrepareOptions, calibrate, prepare};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
+    /// let model = Sequential::new().with(Linear::new(4, 2, rng));
+    /// let batches: Vec<Tensor> = (0..6).map(|_| Tensor::randn(&[8, 4], rng)).collect();
+    /// let options = PrepareOptions { calibration: Calibration::MovingAverage(0.1), ..PrepareOptions::default() };
+    ///
+    /// let mut all = prepare(&model, &options)?;
+    /// for (part, first) in batches.chunks(2).zip([0, 2, 4]) {
+    ///     let mut worker = prepare(&model, &options)?;
+    ///     worker.number_batches_from(first);
+    ///     calibrate(&mut worker, part.to_vec())?;
+    ///     all.merge_sketches(&worker.sketches())?;
+    /// }
+    /// let mut one_pass = prepare(&model, &options)?;
+    /// calibrate(&mut one_pass, batches)?;
+    /// assert_eq!(all.sketches(), one_pass.sketches());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn number_batches_from(&mut self, first: u64) {
+        self.observers_mut()
+            .for_each(|(_, observer)| observer.number_batches_from(first));
+    }
+
     /// Finds the ranges of all activations by another method, from what was observed already: no data is needed.
     ///
     /// # Errors
@@ -171,7 +208,8 @@ impl Prepared {
             .collect()
     }
 
-    /// Adds what was observed elsewhere, by another thread or on another day, to what was observed here.
+    /// Adds what was observed elsewhere, by another thread or on another day, to what was observed here. Who observed parts of one
+    /// data set numbers the batches: [`Prepared::number_batches_from`].
     ///
     /// # Errors
     ///
@@ -183,7 +221,7 @@ impl Prepared {
         }
         for (own, observer) in self.observers_mut() {
             let others = sketches.iter().filter(|(name, _)| *name == own);
-            others.for_each(|(_, sketch)| observer.sketch.merge(sketch));
+            others.for_each(|(_, sketch)| observer.merge(sketch));
         }
         Ok(())
     }

@@ -10,6 +10,9 @@
 //! a file:    batches of last week -> Sketch /
 //! ```
 //!
+//! Each part must know which batches it has: [`Sketch::observe_batch`], for a model
+//! [`Prepared::number_batches_from`](crate::Prepared::number_batches_from).
+//!
 //! It is counts of integers, extremes, and a table by batch number; nothing is ever added up in floating point. Therefore the order of
 //! the values, the way they are split, and the tree of merges change nothing, not even a bit.
 

@@ -233,6 +233,67 @@ fn calibrations_are_merged_and_reported() {
     assert!(first.merge_sketches(&stranger).is_err());
 }
 
+/// Workers used to number their batches from 0 each, so that batches fell together and a moving average saw fewer, larger ones.
+#[test]
+fn any_number_of_workers_calibrates_the_model_of_one_pass() {
+    let (model, x) = batch(1);
+    let batches: Vec<Tensor> = (0..13).map(|i| &x * (1.0 + i as f32 / 10.0)).collect();
+    let options = PrepareOptions {
+        calibration: Calibration::MovingAverage(0.1),
+        ..PrepareOptions::default()
+    };
+    let fresh = || prepare(&model, &options).expect("all names known");
+    let mut whole = fresh();
+    calibrate(&mut whole, batches.clone()).expect("finite values");
+    let bytes = |prepared: &Prepared| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model");
+        let model = convert(prepared).expect("calibrated");
+        model.save(&path).expect("a place to write");
+        std::fs::read(path).expect("it was written")
+    };
+    let expected = bytes(&whole);
+    for workers in [1, 2, 4] {
+        for interleaved in [false, true] {
+            let mut parts: Vec<_> = (0..workers).map(|_| (fresh(), Vec::new())).collect();
+            for (number, batch) in batches.iter().enumerate() {
+                let worker = match interleaved {
+                    true => number % workers,
+                    false => number * workers / batches.len(),
+                };
+                parts[worker].1.push((number as u64, batch.clone()));
+            }
+            let sketches = std::thread::scope(|scope| {
+                let run = |(mut worker, part): (Prepared, Vec<(u64, Tensor)>)| {
+                    move || {
+                        for (number, batch) in part {
+                            worker.number_batches_from(number);
+                            calibrate(&mut worker, [batch]).expect("finite values");
+                        }
+                        worker.sketches()
+                    }
+                };
+                let threads: Vec<_> = parts
+                    .into_iter()
+                    .map(|part| scope.spawn(run(part)))
+                    .collect();
+                let ends = threads.into_iter().map(|thread| thread.join());
+                ends.map(|end| end.expect("no panic")).collect::<Vec<_>>()
+            });
+            // In whatever order they come back.
+            let mut merged = fresh();
+            for part in sketches.iter().rev() {
+                merged.merge_sketches(part).expect("the same places");
+            }
+            assert_eq!(merged.sketches(), whole.sketches(), "{workers} workers");
+            assert!(bytes(&merged) == expected, "{workers} workers");
+            // Numbers go on behind those that were merged.
+            calibrate(&mut merged, [x.clone()]).expect("finite values");
+            assert_eq!(merged.sketches()[0].1.batches().len(), 14);
+        }
+    }
+}
+
 #[test]
 fn linear_layers_take_any_axes_in_front() {
     let (model, x) = batch(2);
