@@ -146,8 +146,8 @@ impl Sketch {
         }
     }
 
-    /// The share of the values that lie beyond `range`: exact if its ends are ends of bins or of what was seen, otherwise with the
-    /// values of one bin for each sign taken as evenly spread.
+    /// The share of the values that lie beyond `range`, widened to hold zero as every range is before codes are chosen (N6): exact
+    /// if its ends are ends of bins or of what was seen, otherwise with the values of one bin for each sign taken as evenly spread.
     #[must_use]
     pub fn clipped(&self, range: ValueRange) -> f64 {
         let Some(seen) = self.seen else { return 0.0 };
@@ -155,20 +155,14 @@ impl Sketch {
             let (lower, upper) = (f64::from(bin.lower), f64::from(bin.upper));
             ((upper - f64::from(limit)) / (upper - lower)).clamp(0.0, 1.0)
         };
+        let (least, most) = (range.min.min(0.0), range.max.max(0.0));
         let mut outside = 0.0;
         for bin in self.bins() {
-            if seen.max > range.max {
-                outside += bin.positive as f64 * beyond(&bin, range.max);
+            if seen.max > most {
+                outside += bin.positive as f64 * beyond(&bin, most);
             }
-            if seen.min < range.min {
-                outside += bin.negative as f64 * beyond(&bin, -range.min);
-            }
-            // A range beside zero leaves out what lies between.
-            if range.min > 0.0 {
-                outside += bin.positive as f64 * (1.0 - beyond(&bin, range.min));
-            }
-            if range.max < 0.0 {
-                outside += bin.negative as f64 * (1.0 - beyond(&bin, -range.max));
+            if seen.min < least {
+                outside += bin.negative as f64 * beyond(&bin, -least);
             }
         }
         outside / self.samples().max(1) as f64
@@ -450,6 +444,22 @@ mod tests {
         assert_eq!(percentile.min, -0.25);
         assert!(0.999 <= percentile.max && percentile.max <= 0.999 + 1.0 / 256.0);
         assert_eq!(sketch.clipped(percentile), 2.0 / 1002.0);
+    }
+
+    /// What lies between zero and values far from it was once called clipped, though every range is widened to hold zero.
+    #[test]
+    fn the_range_of_all_values_clips_none() {
+        for value in [5.0, 5.3, 100.35, 1e30, 1e-40, -5.3, -1e30] {
+            let sketch = sketch(&[&[value, value]]);
+            let seen = sketch
+                .range(Calibration::MinMax, INT8)
+                .expect("values came");
+            assert_eq!(sketch.clipped(seen), 0.0, "{value}");
+        }
+        // Half of the values are beyond 4, which is an edge of bins.
+        let sketch = sketch(&[&[3.0, 5.3]]);
+        assert_eq!(sketch.clipped(range(1.0, 4.0)), 0.5);
+        assert_eq!(sketch.clipped(range(-1.0, 4.0)), 0.5);
     }
 
     #[test]

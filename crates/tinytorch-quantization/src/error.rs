@@ -276,6 +276,12 @@ pub enum Error {
         /// The name that was given.
         name: String,
     },
+    /// Two layers of one name cannot be told apart: not by options, not in what was observed, not in a file.
+    #[error("two layers are called `{name}`: give one of them another name")]
+    SameName {
+        /// The dotted name of both.
+        name: String,
+    },
     /// The framework below refused.
     #[error(transparent)]
     Framework(#[from] framework::Error),
@@ -319,6 +325,15 @@ impl Error {
                 tensor.get_or_insert_with(|| name.to_owned());
             }
             _ => {}
+        }
+        self
+    }
+
+    /// Names the channel of a value that is not finite, of values `[batch, channels, each]`.
+    pub(crate) fn in_channel_of(mut self, channels: usize, each: usize) -> Self {
+        if let Self::NotFinite { place, .. } = &mut self {
+            let channel = (place.index / each.max(1)) % channels.max(1);
+            place.channel.get_or_insert(channel);
         }
         self
     }

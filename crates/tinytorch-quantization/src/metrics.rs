@@ -110,7 +110,8 @@ pub fn cosine(expected: &[f32], got: &[f32]) -> f64 {
 
 /// The share of rows in which both have their largest value at the same place: how often two classifiers agree.
 ///
-/// `rows` of `classes` values each; the first of equals counts. No rows agree fully: 1.
+/// `rows` of `classes` values each; the first of equals counts. A row with a NaN has no largest value and agrees with none. No rows
+/// agree fully: 1.
 ///
 /// # Panics
 ///
@@ -130,16 +131,20 @@ pub fn agreement(expected: &[f32], got: &[f32], classes: usize) -> f64 {
     }
     let pairs = expected.chunks(classes).zip(got.chunks(classes));
     let same = pairs
-        .filter(|(expected, got)| largest(expected) == largest(got))
+        .filter(|(expected, got)| {
+            let answer = largest(expected);
+            answer.is_some() && answer == largest(got)
+        })
         .count();
     same as f64 / rows as f64
 }
 
-/// The share of rows whose largest value is at the place of their class.
+/// The share of rows whose largest value is at the place of their class. A row with a NaN has none, and is wrong. Of no labels all
+/// are right: 1.
 ///
 /// # Panics
 ///
-/// If `scores` is not `[labels, classes]`.
+/// If `scores` is not `[labels, classes]`, with at least one class.
 #[must_use]
 #[track_caller]
 pub fn accuracy(scores: &[f32], classes: usize, labels: &[usize]) -> f64 {
@@ -148,24 +153,25 @@ pub fn accuracy(scores: &[f32], classes: usize, labels: &[usize]) -> f64 {
         classes * labels.len(),
         "a row of {classes} for each label"
     );
-    if labels.is_empty() || classes == 0 {
+    assert!(classes > 0, "at least one class");
+    if labels.is_empty() {
         return 1.0;
     }
     let rows = scores.chunks(classes).zip(labels);
     let right = rows
-        .filter(|(scores, label)| largest(scores) == **label)
+        .filter(|(scores, label)| largest(scores) == Some(**label))
         .count();
     right as f64 / labels.len() as f64
 }
 
-/// The answer of each row: the place of its largest value, the first of equals.
+/// The answer of each row: the place of its largest value, the first of equals; `None` for a row with a NaN.
 ///
 /// # Panics
 ///
 /// If `scores` are no whole number of rows of at least one class.
 #[must_use]
 #[track_caller]
-pub fn answers(scores: &[f32], classes: usize) -> Vec<usize> {
+pub fn answers(scores: &[f32], classes: usize) -> Vec<Option<usize>> {
     assert!(
         classes > 0 && scores.len().is_multiple_of(classes),
         "whole rows of {classes}"
@@ -174,7 +180,8 @@ pub fn answers(scores: &[f32], classes: usize) -> Vec<usize> {
 }
 
 /// Mean divergence of the answers `got` from those `expected`, both as logits `[rows, classes]`: `Σ p · ln(p / q)` with their
-/// softmaxes `p` and `q`. In nats; 0 for equal ones, and for no rows.
+/// softmaxes `p` and `q`. In nats; 0 for equal ones, and for no rows. NaN if a logit is NaN or +infinity; infinite if one
+/// of `got` alone is -infinity.
 ///
 /// # Panics
 ///
@@ -190,11 +197,17 @@ pub fn kl_divergence(expected: &[f32], got: &[f32], classes: usize) -> f64 {
     let rows = expected.chunks(classes).zip(got.chunks(classes));
     let of_row = |(expected, got)| -> f64 {
         let (p, q) = (log_softmax(expected), log_softmax(got));
-        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+        let terms = p.iter().zip(&q).map(|(&p, &q)| match p {
+            // 0 · ln 0 = 0: the limit, and what cannot be says nothing.
+            f64::NEG_INFINITY if !q.is_nan() => 0.0,
+            _ => p.exp() * (p - q),
+        });
+        terms.sum()
     };
     let count = (expected.len() / classes).max(1) as f64;
-    // What rounding leaves of equal rows may be below 0, which a divergence never is.
-    (rows.map(of_row).sum::<f64>() / count).max(0.0)
+    let mean = rows.map(of_row).sum::<f64>() / count;
+    // What rounding leaves of equal rows may be below 0, which a divergence never is; a NaN stays one, which `max` would forget.
+    if mean < 0.0 { 0.0 } else { mean }
 }
 
 /// Mean cross entropy of logits `[labels, classes]`: `−ln softmax(row)[label]`. In nats; 0 for no labels.
@@ -225,15 +238,18 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
         .collect()
 }
 
-/// The index of the first of the largest values.
-fn largest(row: &[f32]) -> usize {
+/// The index of the first of the largest values; `None` if one is NaN.
+fn largest(row: &[f32]) -> Option<usize> {
+    if row.iter().any(|value| value.is_nan()) {
+        return None;
+    }
     let mut best = 0;
     for (index, value) in row.iter().enumerate() {
         if value > &row[best] {
             best = index;
         }
     }
-    best
+    Some(best)
 }
 
 fn dot(left: &[f32], right: &[f32]) -> f64 {
@@ -290,9 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn a_diverged_model_is_not_called_right() {
+        // A NaN compares as smaller and as larger than nothing: rows of them once counted as an answer of class 0.
+        let nan = f32::NAN;
+        assert_eq!(accuracy(&[nan, 9.0], 2, &[0]), 0.0);
+        assert_eq!(agreement(&[nan, nan], &[nan, nan], 2), 0.0);
+        assert_eq!(agreement(&[1.0, 0.0], &[nan, nan], 2), 0.0);
+        assert_eq!(answers(&[nan, 0.0, 0.0, 1.0], 2), [None, Some(1)]);
+        assert!(kl_divergence(&[1.0, 2.0], &[nan, nan], 2).is_nan());
+        let ruled_out = kl_divergence(&[0.0, 0.0], &[f32::NEG_INFINITY, 0.0], 2);
+        assert_eq!(ruled_out, f64::INFINITY);
+        let both = [f32::NEG_INFINITY, 0.0];
+        assert_eq!(kl_divergence(&both, &both, 2), 0.0);
+    }
+
+    #[test]
     fn answers_divergence_and_cross_entropy_by_hand() {
         let (even, sure) = ([0.0, 0.0], [3.0_f32.ln(), 0.0]);
-        assert_eq!(answers(&[0.0, 0.0, 1.0, 2.0], 2), [0, 1]);
+        assert_eq!(answers(&[0.0, 0.0, 1.0, 2.0], 2), [Some(0), Some(1)]);
         // p = [1/2, 1/2], q = [3/4, 1/4]: (ln(2/3) + ln 2) / 2. The logits are f32: ln 3 is off by 1e-7.
         let expected = ((2.0_f64 / 3.0).ln() + 2.0_f64.ln()) / 2.0;
         assert!((kl_divergence(&even, &sure, 2) - expected).abs() < 1e-7);

@@ -474,6 +474,6 @@ fn right(scores: &[f32], examples: &Examples) -> Vec<bool> {
     answers
         .iter()
         .zip(&examples.labels)
-        .map(|(a, b)| a == b)
+        .map(|(answer, label)| *answer == Some(*label))
         .collect()
 }

@@ -25,7 +25,8 @@ pub use crate::stage::Stage;
 pub struct PrepareOptions {
     /// How the ranges of activations are found; it can be changed after calibration: [`Prepared::recalibrate`].
     pub calibration: Calibration,
-    /// How weights are written.
+    /// How weights are written. Static layers can be converted if they are symmetric and have one scale, or one for each output
+    /// channel; with others a prepared model can be studied, and [`convert`](crate::convert) names the layer that it refuses.
     pub weights: Scheme,
     /// Dotted names of layers that shall stay in `f32`: each with all that is inside of it.
     pub keep_float: Vec<String>,
@@ -52,10 +53,14 @@ impl Default for PrepareOptions {
     }
 }
 
+const INPUT: &str = "input";
+
 /// A model taken apart, with observers at its input and behind every stage.
 #[derive(Debug)]
 pub struct Prepared {
     input: SketchObserver,
+    /// What the input is called among the names of the layers.
+    input_name: &'static str,
     stages: Vec<Stage>,
     calibration: Calibration,
     ledger: Ledger,
@@ -66,9 +71,9 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] that names the input.
+    /// [`Error::NotFinite`] that names the input, with channel and index.
     pub fn observe_input(&mut self, batch: &Tensor) -> Result<()> {
-        observe(&mut self.input, batch, "input")
+        observe(&mut self.input, batch, self.input_name)
     }
 
     /// What the codes of the input shall mean. Scale 1 and zero point 0 stand for an input that no layer reads as codes.
@@ -83,7 +88,7 @@ impl Prepared {
         let range = self
             .input
             .range()
-            .map_err(|error| error.in_tensor("input"))?;
+            .map_err(|error| error.in_tensor(self.input_name))?;
         choose_qparams(range, CodeRange::INT8)
     }
 
@@ -198,7 +203,7 @@ impl Prepared {
             .collect()
     }
 
-    /// What was observed at the input and behind every stage, by name, to be saved with [`save_sketches`](crate::save_sketches) or
+    /// What was observed at the input (`input`, or `the input` in a model with a layer called that) and behind every stage, by name, to be saved with [`save_sketches`](crate::save_sketches) or
     /// merged with those of another thread.
     #[must_use]
     pub fn sketches(&self) -> Vec<(String, Sketch)> {
@@ -230,11 +235,11 @@ impl Prepared {
         let stages = self.all_stages().into_iter();
         let stages = stages.map(|stage| (stage.name(), stage.observer(), stage.has_own_range()));
         let reads_input = stage::demands_codes(&self.stages, true);
-        std::iter::once(("input", &self.input, reads_input)).chain(stages)
+        std::iter::once((self.input_name, &self.input, reads_input)).chain(stages)
     }
 
     fn observers_mut(&mut self) -> impl Iterator<Item = (String, &mut SketchObserver)> {
-        let mut found = vec![("input".to_owned(), &mut self.input)];
+        let mut found = vec![(self.input_name.to_owned(), &mut self.input)];
         stage::observers_mut(&mut self.stages, &mut found);
         found.into_iter()
     }
@@ -262,7 +267,7 @@ impl Prepared {
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchLayer`] if a name of `keep_float` or `overrides` is not in the model, [`Error::LeftInFloat`] that names layer and
+/// [`Error::SameName`] if two layers have the same name, [`Error::NoSuchLayer`] if a name of `keep_float` or `overrides` is not in the model, [`Error::LeftInFloat`] that names layer and
 /// rule if full coverage is required, [`Error::BadCodeRange`], [`Error::BadGroupSize`], [`Error::BadPercentile`],
 /// [`Error::BadAveragingConstant`].
 ///
@@ -271,7 +276,11 @@ impl Prepared {
 pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared> {
     model.set_training(false);
     let (stages, ledger) = take_apart::stages(model, options)?;
+    let named = stage::all(&stages)
+        .iter()
+        .any(|stage| stage.name() == INPUT);
     Ok(Prepared {
+        input_name: if named { "the input" } else { INPUT },
         input: SketchObserver::new(options.calibration)?,
         stages,
         calibration: options.calibration,

@@ -118,6 +118,7 @@ impl QatOptions {
     #[must_use]
     #[track_caller]
     pub fn learned(bits: u32) -> Self {
+        assert!((2..=8).contains(&bits), "a weight has 2 to 8 bits");
         Self {
             prepare: PrepareOptions {
                 weights: Scheme::weights(bits),

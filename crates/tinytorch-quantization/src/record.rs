@@ -223,9 +223,22 @@ pub(crate) enum FloatRecord {
     Tanh,
 }
 
+/// The sides of a window, its steps, or its padding: what layers compute from them must not overflow.
+fn sides<'de, D: serde::Deserializer<'de>>(source: D) -> Result<[usize; 2], D::Error> {
+    const LIMIT: usize = u16::MAX as usize;
+    let sides = <[usize; 2]>::deserialize(source)?;
+    if sides.iter().any(|&side| side > LIMIT) {
+        let reason = format!("a window of {sides:?}, where at most {LIMIT} is allowed");
+        return Err(serde::de::Error::custom(reason));
+    }
+    Ok(sides)
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ConvRecord {
+    #[serde(deserialize_with = "sides")]
     stride: [usize; 2],
+    #[serde(deserialize_with = "sides")]
     padding: [usize; 2],
     groups: usize,
 }
@@ -257,8 +270,11 @@ impl From<ConvRecord> for Conv2dOptions {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct PoolRecord {
+    #[serde(deserialize_with = "sides")]
     kernel: [usize; 2],
+    #[serde(deserialize_with = "sides")]
     stride: [usize; 2],
+    #[serde(deserialize_with = "sides")]
     padding: [usize; 2],
 }
 
@@ -278,6 +294,25 @@ impl From<PoolRecord> for Pool2dOptions {
             kernel: record.kernel,
             stride: record.stride,
             padding: record.padding,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A padding of 2^63 was once loaded, and twice that is 0.
+    #[test]
+    fn windows_that_overflow_are_refused() {
+        let pool = |padding: u64| {
+            let record = format!(r#"{{"kernel":[2,2],"stride":[2,2],"padding":[{padding},0]}}"#);
+            serde_json::from_str::<PoolRecord>(&record)
+        };
+        assert!(pool(65_535).is_ok());
+        for padding in [65_536, 1 << 63] {
+            let error = pool(padding).err().expect("too large");
+            assert!(error.to_string().contains("at most 65535"), "{error}");
         }
     }
 }

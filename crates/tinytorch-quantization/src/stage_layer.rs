@@ -95,8 +95,11 @@ impl Stage {
             folded.bias.clone_from(bias);
         }
         self.check_bias(&folded.bias)?;
-        let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
-        self.write(&folded, input, output).map_err(named)
+        self.write(&folded, input, output)
+            .map_err(|error| match error {
+                Error::NotFinite { .. } => error.in_tensor(&format!("{}.weight", self.name)),
+                error => error.in_layer(&self.name),
+            })
     }
 
     fn write(&self, folded: &Folded, input: QParams, output: QParams) -> Result<QLayer> {

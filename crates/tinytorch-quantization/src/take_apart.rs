@@ -3,6 +3,7 @@
 //! In: a model of layers that may hold others. Out: stages, in order of computation, those of a sum or a concatenation way by
 //! way.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::calibration::SketchObserver;
@@ -25,13 +26,14 @@ pub(crate) type Leaf = (String, Arc<dyn Layer>);
 ///
 /// # Errors
 ///
-/// [`Error::NoSuchLayer`] if the options name a layer that is not in the model, [`Error::LeftInFloat`], [`Error::BadCodeRange`],
-/// [`Error::BadGroupSize`]; those of the observers.
+/// [`Error::SameName`], [`Error::NoSuchLayer`] if the options name a layer that is not in the model, [`Error::LeftInFloat`],
+/// [`Error::BadCodeRange`], [`Error::BadGroupSize`]; those of the observers.
 pub(crate) fn stages(model: &Sequential, options: &PrepareOptions) -> Result<(Vec<Stage>, Ledger)> {
     let mut leaves = Vec::new();
     open(model, "", &mut leaves);
     let mut names = Vec::new();
     all_names(&leaves, &mut names);
+    check_distinct(&names)?;
     let overridden = options.overrides.iter().map(|(name, _)| name);
     for name in options.keep_float.iter().chain(overridden) {
         if !names.iter().any(|leaf| is_at_or_below(leaf, name)) {
@@ -112,6 +114,14 @@ fn ways(name: &str, layer: &dyn Layer) -> Option<Vec<Vec<Leaf>>> {
     let branches: Vec<_> = branches.map(|(part, layer)| way(part, layer)).collect();
     // Nothing to join is an error when it runs, which the layer itself gives.
     (!branches.is_empty()).then_some(branches)
+}
+
+fn check_distinct(names: &[String]) -> Result<()> {
+    let mut seen = HashSet::new();
+    match names.iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(Error::SameName { name: name.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn all_names(leaves: &[Leaf], names: &mut Vec<String>) {

@@ -393,6 +393,62 @@ fn a_bad_activation_is_named_by_its_layer() {
     let mut prepared = prepare(&model, &PrepareOptions::default()).expect("known layers");
     let error = calibrate(&mut prepared, [x]).expect_err("the sums overflow");
     assert!(error.to_string().contains("of `hidden`"), "{error}");
+    // Behind the batch lie the channels of an image; 2 · 4 places each, so index 29 is in the second image, channel 1.
+    let images = Sequential::new().with(MaxPool2d::new(2));
+    let mut prepared = prepare(&images, &PrepareOptions::default()).expect("known layers");
+    let mut values = vec![0.0; 2 * 2 * 8];
+    values[29] = f32::NAN;
+    let image = Tensor::new(values, &[2, 2, 2, 4]).expect("as many values");
+    let error = calibrate(&mut prepared, [image]).expect_err("NaN has no range");
+    let message = "NaN at index 29, channel 1, of `input` cannot be quantized";
+    assert_eq!(error.to_string(), message);
+}
+
+/// A layer called like the input once shared its ranges as soon as they came from a file, and so did layers of one name.
+#[test]
+fn places_of_one_name_are_kept_apart_or_refused() {
+    let rng = &mut Rng::seed_from_u64(3);
+    let named = |names: [&str; 2], rng: &mut Rng| {
+        let first = Linear::new(4, 4, rng);
+        Sequential::new()
+            .with_named(names[0], first)
+            .with_named(names[1], Linear::new(4, 3, rng))
+    };
+    let model = named(["input", "last"], rng);
+    let mut seen = prepare(&model, &PrepareOptions::default()).expect("two names");
+    let values = (0..40).map(|i| i as f32 / 7.0 - 2.0).collect();
+    let x = Tensor::new(values, &[10, 4]).expect("as many values");
+    calibrate(&mut seen, [x]).expect("finite values");
+    let mut loaded = prepare(&model, &PrepareOptions::default()).expect("two names");
+    loaded
+        .merge_sketches(&seen.sketches())
+        .expect("the same places");
+    let reports = |of: &Prepared| of.calibration_report().expect("calibrated");
+    assert_eq!(reports(&loaded), reports(&seen));
+    let names: Vec<String> = reports(&seen).into_iter().map(|of| of.name).collect();
+    assert_eq!(names, ["the input", "input", "last"]);
+    let twice = named(["a", "a"], rng);
+    let error = prepare(&twice, &PrepareOptions::default()).expect_err("which of them?");
+    assert_eq!(
+        error,
+        Error::SameName {
+            name: "a".to_owned()
+        }
+    );
+}
+
+/// The error once did not say in which layer.
+#[test]
+fn weights_without_an_integer_product_are_refused_by_name() {
+    let (model, x) = batch(1);
+    let options = PrepareOptions {
+        weights: Scheme::weights_in_groups(4, 2),
+        ..PrepareOptions::default()
+    };
+    let mut prepared = prepare(&model, &options).expect("it can be studied");
+    calibrate(&mut prepared, [x]).expect("finite values");
+    let error = convert(&prepared).expect_err("no sums over groups");
+    assert!(matches!(error, Error::Layer { name, .. } if name == "hidden"));
 }
 
 #[test]
