@@ -102,9 +102,11 @@ pub fn fastest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<&Precis
     let good = points.iter().filter(|point| point.accuracy >= accuracy);
     let fastest = good.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
     fastest.or_else(|| {
-        points
-            .iter()
-            .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy))
+        // Of equally accurate ones the fastest again.
+        points.iter().min_by(|a, b| {
+            let accuracy = b.accuracy.total_cmp(&a.accuracy);
+            accuracy.then(a.seconds.total_cmp(&b.seconds))
+        })
     })
 }
 
@@ -114,9 +116,10 @@ pub fn smallest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<&Preci
     let good = points.iter().filter(|point| point.accuracy >= accuracy);
     let smallest = good.min_by_key(|point| point.bytes);
     smallest.or_else(|| {
-        points
-            .iter()
-            .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy))
+        points.iter().min_by(|a, b| {
+            let accuracy = b.accuracy.total_cmp(&a.accuracy);
+            accuracy.then(a.bytes.cmp(&b.bytes))
+        })
     })
 }
 
@@ -160,6 +163,13 @@ mod tests {
             Some(50)
         );
         assert_eq!(fastest_above(&[], 0.5), None);
+        // Equally accurate, none good enough: what is asked for decides. The last one used to win.
+        let twins = [
+            point(Precision::Float, 0.9, 300, 1.0),
+            point(Precision::Bf16, 0.9, 200, 2.0),
+        ];
+        assert_eq!(fastest_above(&twins, 1.0).map(|p| p.bytes), Some(300));
+        assert_eq!(smallest_above(&twins, 1.0).map(|p| p.bytes), Some(200));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod channels;
 mod comparison;
 mod crossover;
 mod precision;
+mod search;
 
 use crate::experiment::Experiment;
 
@@ -17,6 +18,7 @@ pub fn all() -> Vec<Box<dyn Experiment>> {
         Box::new(channels::Channels),
         Box::new(calibration::Calibrations),
         Box::new(crossover::Crossover),
+        Box::new(search::Search),
         Box::new(precision::Precision),
     ]
 }
