@@ -52,7 +52,7 @@ pub mod embedding;
 pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
-#[path = "../../crates/tinytorch-quantization/src/explain/mod.rs"]
+#[path = "../../crates/tinytorch-quantization/src/explain.rs"]
 pub mod explain;
 pub mod fake_quantize;
 #[path = "../../crates/tinytorch-quantization/src/file.rs"]
@@ -76,6 +76,8 @@ mod half_model;
 mod half_ops;
 #[path = "../../crates/tinytorch-quantization/src/half_storage.rs"]
 mod half_storage;
+#[path = "../../crates/tinytorch-quantization/src/half_tape.rs"]
+mod half_tape;
 #[path = "../../crates/tinytorch-quantization/src/histogram.rs"]
 pub mod histogram;
 #[path = "../../crates/tinytorch-quantization/src/join.rs"]
@@ -103,6 +105,8 @@ mod narrow_step;
 pub mod observer;
 #[path = "../../crates/tinytorch-quantization/src/packed.rs"]
 pub mod packed;
+#[path = "../../crates/tinytorch-quantization/src/packed_real.rs"]
+mod packed_real;
 #[path = "../../crates/tinytorch-quantization/src/parameters.rs"]
 pub mod parameters;
 pub mod per_channel;
@@ -136,7 +140,7 @@ pub mod quantize;
 mod rebuild;
 #[path = "../../crates/tinytorch-quantization/src/record.rs"]
 mod record;
-#[path = "../../crates/tinytorch-quantization/src/repair/mod.rs"]
+#[path = "../../crates/tinytorch-quantization/src/repair.rs"]
 pub mod repair;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]

@@ -285,6 +285,11 @@ impl PackedBf16 {
         self.packed.bytes()
     }
 
+    /// The columns one after the other, `[n, k]`: of weights `[outputs, inputs]` what was packed. Subnormal numbers are zeros.
+    pub fn unpack(&self) -> Vec<bf16> {
+        self.packed.columns(self.n, self.k)
+    }
+
     /// `c = a · b`, or `c += a · b`, with `a` `[m, k]` and `c` `[m, n]`: the bits of [`gemm_bf16`].
     ///
     /// # Panics

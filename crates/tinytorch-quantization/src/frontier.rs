@@ -3,7 +3,8 @@
 //! In: points, each with accuracy, bytes and seconds. Out: the frontier: the points for which no other is at least as good in
 //! all three and better in one, and the model as it was trained, whatever it costs.
 //!
-//! Source: Pareto optimality; McNemar 1947 for the error of a difference on the same examples.
+//! Sources: Pareto optimality; Agresti and Coull 1998 and Agresti and Min 2005 for errors that do not vanish where all answers
+//! agree; McGill, Tukey and Larsen 1978 for the error of a median.
 
 use crate::precision::Precision;
 
@@ -14,12 +15,11 @@ pub struct PrecisionPoint {
     pub precisions: Vec<(String, Precision)>,
     /// Share of right answers, from 0 to 1.
     pub accuracy: f64,
-    /// Standard error of the accuracy: `√(p · (1 − p) / n)`.
+    /// Standard error of the accuracy, see [`accuracy_errors`]; never 0, also if all answers are right.
     pub accuracy_error: f64,
     /// What the accuracy is more than that of the model in `f32`, on the same examples.
     pub gain: f64,
-    /// Standard error of that difference: `√(b + c − (b − c)² / n) / n`, where `b` examples are right here alone and `c` in `f32`
-    /// alone. Much smaller than `accuracy_error`, since most examples are answered alike.
+    /// Standard error of that difference. Much smaller than `accuracy_error`, since most examples are answered alike.
     pub gain_error: f64,
     /// Mean cross entropy.
     pub loss: f64,
@@ -27,8 +27,8 @@ pub struct PrecisionPoint {
     pub bytes: usize,
     /// Median seconds for one batch.
     pub seconds: f64,
-    /// Half of the range between the quartiles of the seconds.
-    pub seconds_spread: f64,
+    /// Standard error of that median, see [`median_error`].
+    pub seconds_error: f64,
 }
 
 impl PrecisionPoint {
@@ -55,7 +55,18 @@ impl PrecisionPoint {
 
 /// The standard errors of an accuracy, and of its difference to another on the same examples.
 ///
-/// Both 0 for no examples.
+/// # The maths
+///
+/// ```text
+/// accuracy      √(p · (1 − p) / (n + 4))             p = (right + 2) / (n + 4)
+/// difference    √(b + c − (b − c)² / m) / m          b, c = 1/2 + the examples right here alone, right before alone; m = n + 2
+/// ```
+///
+/// The examples that are added, half of them right and half of them wrong, keep the error from being 0 where all answers are
+/// right, or none has changed: 180 right answers of 180 do not prove that there is no wrong one.
+///
+/// Sources: Agresti and Coull, "Approximate is Better than 'Exact' for Interval Estimation of Binomial Proportions", 1998;
+/// Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
 ///
 /// # Panics
 ///
@@ -64,19 +75,41 @@ impl PrecisionPoint {
 #[track_caller]
 pub fn accuracy_errors(right: &[bool], right_before: &[bool]) -> (f64, f64) {
     assert_eq!(right.len(), right_before.len(), "the same examples");
-    let n = right.len() as f64;
-    if right.is_empty() {
-        return (0.0, 0.0);
-    }
-    let p = right.iter().filter(|right| **right).count() as f64 / n;
+    let count = |n: usize| n as f64;
     let pairs = || right.iter().zip(right_before);
-    let gained = pairs().filter(|(now, before)| **now && !**before).count() as f64;
-    let lost = pairs().filter(|(now, before)| !**now && **before).count() as f64;
-    let difference = (gained + lost - (gained - lost).powi(2) / n)
-        .max(0.0)
-        .sqrt()
-        / n;
-    ((p * (1.0 - p) / n).sqrt(), difference)
+    let p =
+        (count(right.iter().filter(|right| **right).count()) + 2.0) / (count(right.len()) + 4.0);
+    let gained = count(pairs().filter(|(now, before)| **now && !**before).count()) + 0.5;
+    let lost = count(pairs().filter(|(now, before)| !**now && **before).count()) + 0.5;
+    let m = count(right.len()) + 2.0;
+    let difference = (gained + lost - (gained - lost).powi(2) / m).sqrt() / m;
+    (
+        (p * (1.0 - p) / (count(right.len()) + 4.0)).sqrt(),
+        difference,
+    )
+}
+
+/// The median of some measurements, and its standard error: `1.25 · R / (1.35 · √n)`, where `R` is the range between the
+/// quartiles. `(NaN, NaN)` without any; the error of one alone is unknown, NaN.
+///
+/// Source: McGill, Tukey and Larsen, "Variations of Box Plots", 1978: what the notches of a box plot are made of.
+#[must_use]
+pub fn median_error(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    // Between neighbours along a line, as numpy has it.
+    let quantile = |q: f64| {
+        let place = q * (values.len() as f64 - 1.0);
+        let (low, high) = (place.floor() as usize, place.ceil() as usize);
+        values[low] + (values[high] - values[low]) * place.fract()
+    };
+    match values.len() {
+        0 => (f64::NAN, f64::NAN),
+        1 => (values[0], f64::NAN),
+        n => {
+            let range = quantile(0.75) - quantile(0.25);
+            (quantile(0.5), 1.25 * range / (1.35 * (n as f64).sqrt()))
+        }
+    }
 }
 
 /// The points that no other dominates, and the first that is in `f32` also if one does. From the smallest to the largest.
@@ -137,7 +170,7 @@ mod tests {
             loss: 0.0,
             bytes,
             seconds,
-            seconds_spread: 0.0,
+            seconds_error: 0.0,
         }
     }
 
@@ -174,13 +207,28 @@ mod tests {
 
     #[test]
     fn errors_of_an_accuracy_and_of_a_difference() {
-        // 4 of 8 right; one gained, one lost: √(0.25 / 8), and √2 / 8.
+        // 4 of 8 right, so 6 of 12: √(1/4 / 12). One gained, one lost, so 3/2 each: √3 / 10.
         let now = [true, true, true, true, false, false, false, false];
         let before = [false, true, true, true, true, false, false, false];
         let (own, difference) = accuracy_errors(&now, &before);
-        assert_eq!(own, (0.25_f64 / 8.0).sqrt());
-        assert_eq!(difference, 2.0_f64.sqrt() / 8.0);
-        assert_eq!(accuracy_errors(&now, &now).1, 0.0);
-        assert_eq!(accuracy_errors(&[], &[]), (0.0, 0.0));
+        assert_eq!(own, (0.25_f64 / 12.0).sqrt());
+        assert_eq!(difference, 3.0_f64.sqrt() / 10.0);
+        // All right, none changed: 6 of 8 · 2 of 8 ... what was added keeps both from being 0.
+        let (own, difference) = accuracy_errors(&[true; 4], &[true; 4]);
+        assert_eq!(own, (0.75_f64 * 0.25 / 8.0).sqrt());
+        assert_eq!(difference, 1.0 / 6.0);
+        let (own, difference) = accuracy_errors(&[], &[]);
+        assert!(own > 0.0 && difference > 0.0);
+    }
+
+    #[test]
+    fn the_error_of_a_median_by_hand() {
+        // Quartiles of 1, 2, 3, 4, 9: 2 and 4.
+        let (median, error) = median_error(vec![9.0, 1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(median, 3.0);
+        assert!((error - 2.5 / (1.35 * 5.0_f64.sqrt())).abs() < 1e-15);
+        // Two: quartiles 1.25 and 1.75.
+        assert_eq!(median_error(vec![1.0, 2.0]).0, 1.5);
+        assert!(median_error(vec![1.0]).1.is_nan() && median_error(vec![]).0.is_nan());
     }
 }

@@ -235,11 +235,20 @@ impl Product {
     }
 
     fn forward_with<T: Number>(&self, x: &[T], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let outputs = self.output[0];
-        let weight = T::of(weight);
         // The bias is a number of 16 bits too.
-        let mut bias = bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec);
+        let mut bias = bias.map_or_else(|| vec![0.0; self.output[0]], <[f32]>::to_vec);
         round_in_place(T::HALF, &mut bias);
+        self.forward_rounded(x, &T::of(weight), &bias)
+    }
+
+    /// `x · weight + bias` of numbers that are bf16 already, with a bias in `f32` that is added to the whole sum: that of a
+    /// convolution. The bits of `gemm_bf16`, the inner dimension in the order of the weight.
+    pub fn forward_bf16(&self, x: &[bf16], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
+        self.forward_rounded(x, weight, bias)
+    }
+
+    fn forward_rounded<T: Number>(&self, x: &[T], weight: &[T], bias: &[f32]) -> Vec<f32> {
+        let outputs = self.output[0];
         if self.is_linear() {
             let inputs = self.input[0];
             let mut y = bias.repeat(self.batch);
@@ -248,7 +257,7 @@ impl Product {
                 n: outputs,
                 k: inputs,
             };
-            let weight = View::row_major(&weight, inputs).transposed();
+            let weight = View::row_major(weight, inputs).transposed();
             T::product(
                 dims,
                 View::row_major(x, inputs),
@@ -267,7 +276,7 @@ impl Product {
         let xs = x.par_chunks((part * image_len).max(1));
         let ys = y.par_chunks_mut((part * out_len).max(1));
         ys.zip(xs)
-            .for_each(|(y, x)| self.forward_part(x, &weight, &bias, y));
+            .for_each(|(y, x)| self.forward_part(x, weight, bias, y));
         y
     }
 

@@ -3,6 +3,8 @@
 //! In: real values. Out: real values. The order in which real numbers are added is part of the definition, so what runs fast gives
 //! the same bits.
 
+use half::bf16;
+
 use crate::error::{Error, Result};
 use crate::folded::Operation;
 use crate::framework::nn::indices;
@@ -10,13 +12,19 @@ use crate::framework::{Conv2dOptions, Tensor};
 use crate::gemm::gemm_i8;
 use crate::kernels::gemm_bf16::scalar::gemm_bf16_scalar;
 use crate::kernels::gemm_i4::scalar::dot_f32_i4;
-use crate::kernels::{Accumulate, Bf16Elements, MatrixBf16, MatrixRef};
+use crate::kernels::{
+    Accumulate, Bf16Elements, MatrixBf16, MatrixMut, MatrixRef, Threads, gemm_f32,
+};
 use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
+use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
 use crate::quantize::quantize;
 use crate::scheme::{CodeRange, Dims, QParams, ValueRange};
+
+/// Weights that are made real at once: 256 KiB of them.
+const REAL_WEIGHTS: usize = 1 << 16;
 
 impl QNarrow {
     /// Computes the layer by its definition.
@@ -31,8 +39,10 @@ impl QNarrow {
     /// ```text
     /// dynamic       s, z = parameters of the range of a row (an image), widened to hold 0      q = quantize(x, s, z)
     ///               y[j] = (Σₚ (q[p] − z) · w[j, p]) · (s · scales[j]) + bias[j]               the sum is exact
-    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear, up to 4 bits: group by group, see `gemm_i4`
-    /// bf16          y = bf16(x) · weightᵀ + bias             linear: sums in the order of `gemm_bf16`
+    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear, up to 4 bits: group by group, see `gemm_i4`; otherwise
+    ///                                                        with weights made real, in the order of `gemm_f32`
+    /// bf16          y = bf16(x) · weightᵀ + bias             sums in the order of `gemm_bf16`; in a convolution over the inputs
+    ///                                                        of a window channel by channel, row by row, zeros outside of the image
     /// ```
     ///
     /// # Errors
@@ -52,7 +62,8 @@ impl QNarrow {
             }
             NarrowOperation::Product(Operation::Conv2d(_)) => match &self.weight {
                 NarrowWeight::Dynamic(codes) => self.dynamic_conv(x, codes)?,
-                _ => self.real_conv(x)?,
+                NarrowWeight::Bf16 { values, shape } => self.bf16_conv(x, values, shape)?,
+                NarrowWeight::Codes(_) => self.real_conv(x)?,
             },
         };
         Ok(if self.relu { y.relu() } else { y })
@@ -92,10 +103,7 @@ impl QNarrow {
                         }
                     }
                 }
-                None => {
-                    let x = Tensor::new(x.to_vec(), &[m, k])?;
-                    return self.real_linear(&x);
-                }
+                None => self.real_linear(m, x, packed, &mut y),
             },
             NarrowWeight::Bf16 { values, .. } => {
                 let x = MatrixBf16::from(MatrixRef::row_major(x, k));
@@ -111,10 +119,29 @@ impl QNarrow {
         Ok(y)
     }
 
-    /// The product with the weights as real numbers: for widths that no kernel reads.
-    pub(crate) fn real_linear(&self, x: &Tensor) -> Result<Vec<f32>> {
-        let bias = Tensor::new(self.bias.clone(), &[self.bias.len()])?;
-        Ok(x.linear(&self.weight.dequantize(), Some(&bias))?.to_vec())
+    /// The product with the weights as real numbers: for widths that no kernel reads. A few outputs at a time, so that their
+    /// weights, once real, are still in the cache when they are multiplied, and never take the memory of all of them.
+    fn real_linear(&self, m: usize, x: &[f32], codes: &PackedTensor, y: &mut [f32]) {
+        let (n, k) = (codes.shape()[0], codes.shape()[1]);
+        let outputs = (REAL_WEIGHTS / k.max(1)).max(1);
+        let mut weights = vec![0.0; outputs.min(n) * k];
+        for first in (0..if m == 0 { 0 } else { n }).step_by(outputs) {
+            let count = outputs.min(n - first);
+            let weights = &mut weights[..count * k];
+            codes.dequantize_rows(first..first + count, weights);
+            gemm_f32(
+                crate::kernels::Dims { m, n: count, k },
+                MatrixRef::row_major(x, k),
+                MatrixRef::row_major(weights, k).transposed(),
+                MatrixMut {
+                    data: &mut y[first..],
+                    row_stride: n,
+                },
+                Accumulate::Overwrite,
+                Threads::Auto,
+            );
+        }
+        add_bias(y, &self.bias);
     }
 
     /// The convolution with the weights as real numbers.
@@ -125,11 +152,54 @@ impl QNarrow {
             });
         };
         let bias = Tensor::new(self.bias.clone(), &[self.bias.len()])?;
-        let x = match &self.weight {
-            NarrowWeight::Bf16 { .. } => crate::mixed_precision::to_half(x, crate::Half::Bf16),
-            _ => x.clone(),
-        };
         Ok(x.conv2d(&self.weight.dequantize(), Some(&bias), options)?)
+    }
+
+    /// Window by window, each a product of one row.
+    fn bf16_conv(&self, x: &Tensor, weight: &[bf16], shape: &[usize]) -> Result<Tensor> {
+        let NarrowOperation::Product(Operation::Conv2d(options)) = self.operation else {
+            return Err(Error::Unsupported {
+                what: "a convolution that is none",
+            });
+        };
+        let out @ [batch, outputs, height, width] =
+            crate::conv::output_shape(shape, options, x.shape())?;
+        let (image, k) = (x.array(), shape[1..].iter().product::<usize>());
+        let inputs = shape[1];
+        let group_outputs = outputs / options.groups;
+        let mut y = Vec::with_capacity(batch * outputs * height * width);
+        for b in 0..batch {
+            for output in 0..outputs {
+                let group = output / group_outputs;
+                for place in 0..height * width {
+                    let (row, column) = (place / width, place % width);
+                    let pixel = |index: usize| {
+                        let (channel, rest) =
+                            (index / (shape[2] * shape[3]), index % (shape[2] * shape[3]));
+                        let at = |axis: usize, place: usize, offset: usize| {
+                            let inside = place * options.stride[axis] + offset;
+                            inside.checked_sub(options.padding[axis])
+                        };
+                        let (i, j) = (
+                            at(0, row, rest / shape[3])?,
+                            at(1, column, rest % shape[3])?,
+                        );
+                        image.get([b, group * inputs + channel, i, j]).copied()
+                    };
+                    let window: Vec<f32> = (0..k).map(|i| pixel(i).unwrap_or(0.0)).collect();
+                    let mut sum = [0.0];
+                    gemm_bf16_scalar(
+                        crate::kernels::Dims { m: 1, n: 1, k },
+                        MatrixBf16::from(MatrixRef::row_major(&window, k)),
+                        MatrixBf16::row_major(&weight[output * k..][..k], 1),
+                        &mut sum,
+                        Accumulate::Overwrite,
+                    );
+                    y.push(sum[0] + self.bias[output]);
+                }
+            }
+        }
+        Ok(Tensor::new(y, &out)?)
     }
 
     fn dynamic_conv(&self, x: &Tensor, codes: &QTensor) -> Result<Tensor> {

@@ -5,11 +5,13 @@ use half::bf16;
 use crate::error::{Error, Result};
 use crate::folded::Operation;
 use crate::framework::{Conv2dOptions, Tensor};
+use crate::half_ops::Product;
+use crate::half_storage::rounded;
 use crate::kernels::gemm_i8::chosen;
 use crate::kernels::{
-    self, Accumulate, Bf16Elements, Conv2dShape, Dims, DynamicLinear, Images, InputError,
-    InputRange, MatrixBf16, MatrixMut, MatrixRef, PackedInt4, PackedWeights, Quantize, Scale,
-    Threads, gemm_bf16, quantize_f32_i8,
+    self, Accumulate, Conv2dShape, DynamicLinear, Images, InputError, InputRange, MatrixBf16,
+    MatrixMut, MatrixRef, PackedBf16, PackedInt4, PackedWeights, Quantize, Scale, Threads,
+    quantize_f32_i8,
 };
 use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
 use crate::narrow_definition::{add_bias, range_of, rows};
@@ -46,10 +48,12 @@ enum Form {
         meaning: Meaning,
     },
     Int4(PackedInt4, Meaning),
-    /// No kernel reads these: they are made real, or looked up, as the definition does.
+    /// No kernel reads these: they are made real a part at a time, or looked up, as the definition does.
     Definition(Box<QNarrow>),
     /// A linear layer in bf16.
-    Bf16 {
+    Bf16Linear(PackedBf16),
+    /// A convolution in bf16, `[out, in / groups, height, width]`, as the product reads its left side.
+    Bf16Conv {
         values: Vec<bf16>,
         shape: Vec<usize>,
     },
@@ -112,11 +116,17 @@ impl NarrowStep {
                 )
             }
             (NarrowWeight::Bf16 { values, shape }, NarrowOperation::Product(Operation::Linear)) => {
-                Form::Bf16 {
-                    values: values.clone(),
-                    shape: shape.clone(),
-                }
+                let (n, k) = (shape[0], shape[1]);
+                let weight = MatrixBf16::row_major(values, k).transposed();
+                Form::Bf16Linear(PackedBf16::new(n, k, weight))
             }
+            (
+                NarrowWeight::Bf16 { values, shape },
+                NarrowOperation::Product(Operation::Conv2d(_)),
+            ) => Form::Bf16Conv {
+                values: values.clone(),
+                shape: shape.clone(),
+            },
             _ => {
                 bias.clear();
                 Form::Definition(Box::new(layer.clone()))
@@ -169,7 +179,11 @@ impl NarrowStep {
                 NarrowWeight::Codes(PackedTensor::pack(&tensor)?)
             }
             Form::Definition(layer) => return Ok((**layer).clone()),
-            Form::Bf16 { values, shape } => NarrowWeight::Bf16 {
+            Form::Bf16Linear(packed) => NarrowWeight::Bf16 {
+                values: packed.unpack(),
+                shape: vec![packed.n(), packed.k()],
+            },
+            Form::Bf16Conv { values, shape } => NarrowWeight::Bf16 {
                 values: values.clone(),
                 shape: shape.clone(),
             },
@@ -191,7 +205,8 @@ impl NarrowStep {
             }
             Form::Int4(packed, _) => packed.bytes(),
             Form::Definition(layer) => return layer.memory_bytes(),
-            Form::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
+            Form::Bf16Linear(packed) => packed.bytes(),
+            Form::Bf16Conv { values, .. } => size_of_val::<[bf16]>(values),
         };
         let output = self.output.map_or(0, |_| size_of::<QParams>());
         weights + size_of_val::<[f32]>(&self.bias) + output
@@ -204,7 +219,8 @@ impl NarrowStep {
             (Form::DynamicLinear(..), _) => "dynamic_linear",
             (Form::DynamicConv { .. }, _) => "dynamic_conv2d",
             (Form::Int4(..), _) => "weight_only_linear",
-            (Form::Bf16 { .. }, _) => "bf16_linear",
+            (Form::Bf16Linear(_), _) => "bf16_linear",
+            (Form::Bf16Conv { .. }, _) => "bf16_conv2d",
         }
     }
 
@@ -230,25 +246,29 @@ impl NarrowStep {
                 packed.product_f32(m, &x.to_vec(), &self.bias, &mut y, Threads::Auto);
                 Tensor::new(y, &shape)?
             }
-            Form::Bf16 { values, shape } => {
-                let (n, k) = (shape[0], shape[1]);
+            Form::Bf16Linear(packed) => {
+                let (n, k) = (packed.n(), packed.k());
                 let (m, shape) = rows(x, [n, k])?;
                 let mut y = vec![0.0; m * n];
-                let weight = MatrixBf16 {
-                    data: Bf16Elements::Bf16(values),
-                    ..MatrixBf16::row_major(values, k)
-                };
                 let x = x.to_vec();
-                gemm_bf16(
-                    Dims { m, n, k },
+                packed.product(
+                    m,
                     MatrixBf16::from(MatrixRef::row_major(&x, k)),
-                    weight.transposed(),
                     MatrixMut::row_major(&mut y, n),
                     Accumulate::Overwrite,
                     Threads::Auto,
                 );
                 add_bias(&mut y, &self.bias);
                 Tensor::new(y, &shape)?
+            }
+            Form::Bf16Conv { values, shape } => {
+                let NarrowOperation::Product(Operation::Conv2d(options)) = self.operation else {
+                    unreachable!("this form is made of convolutions only");
+                };
+                let out = crate::conv::output_shape(shape, options, x.shape())?;
+                let product = Product::conv2d(x.shape(), shape, options)?;
+                let x: Vec<bf16> = x.to_vec().into_iter().map(rounded).collect();
+                Tensor::new(product.forward_bf16(&x, values, &self.bias), &out)?
             }
             Form::Definition(layer) => return layer.forward_definition(x),
         };

@@ -8,7 +8,7 @@
 //! codes  1  -2   7            byte 0: 0xE1   (-2 is 0xE in two's complement)   byte 1: 0x07
 //! ```
 
-use ndarray::{ArrayD, ArrayViewD, IxDyn};
+use ndarray::ArrayViewD;
 
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
@@ -107,7 +107,7 @@ impl CodeType {
     }
 
     /// The code at `index`.
-    fn read(self, bytes: &[u8], index: usize) -> i32 {
+    pub(crate) fn read(self, bytes: &[u8], index: usize) -> i32 {
         match self {
             Self::I8 => i32::from(bytes[index] as i8),
             Self::U8 => i32::from(bytes[index]),
@@ -137,11 +137,11 @@ impl CodeType {
 /// layers compute with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedTensor {
-    code_type: CodeType,
-    bytes: Vec<u8>,
-    shape: Vec<usize>,
-    granularity: Granularity,
-    scales: Vec<f32>,
+    pub(crate) code_type: CodeType,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) granularity: Granularity,
+    pub(crate) scales: Vec<f32>,
     /// Codes like the others, as many as scales; none if all are 0.
     zero_points: Vec<u8>,
     range: CodeRange,
@@ -274,18 +274,6 @@ impl PackedTensor {
         )
     }
 
-    /// The real values that the codes stand for.
-    #[must_use]
-    pub fn dequantize(&self) -> ArrayD<f32> {
-        let parameters = self.parameters();
-        let values = parameters.runs(&self.shape).flat_map(|(range, pair)| {
-            range.map(move |index| pair.scale * (self.code(index) - pair.zero_point) as f32)
-        });
-        let values: Vec<f32> = values.collect();
-        // The runs cover the shape once: it was checked when the tensor was made.
-        ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap_or_default()
-    }
-
     /// The code at `index`, counted in row-major order.
     ///
     /// # Panics
@@ -391,7 +379,7 @@ fn by(codes: CodeRange, shift: i32) -> CodeRange {
 mod tests {
     use super::*;
     use crate::scheme::Symmetry;
-    use ndarray::arr2;
+    use ndarray::{ArrayD, arr2};
 
     #[test]
     fn worked_example_two_codes_to_a_byte() {

@@ -12,7 +12,11 @@
 //! ```
 //!
 //! Each call of [`PrecisionSearch::step`] tries one choice; stop whenever you like. A choice that cannot be converted is noted
-//! with its reason and is no error.
+//! with its reason and is no error. The layers are those with weights: linear layers, convolutions and embeddings. With
+//! `require_full_coverage` choices that leave a layer in `f32` are refused, but for the model as it was trained.
+//!
+//! Each choice is calibrated anew: which operations are one place of the model, and so what is observed behind it, depends on
+//! the choice.
 //!
 //! ```
 //! use rand::SeedableRng;
@@ -52,18 +56,21 @@ use std::time::Instant;
 
 use crate::convert::{calibrate, convert};
 use crate::error::{Error, Result};
-use crate::framework::nn::{Layer, Sequential};
+use crate::framework::nn::{Embedding, Layer, Sequential};
 use crate::framework::{Tensor, no_grad};
-use crate::frontier::{PrecisionPoint, accuracy_errors, fastest_above, frontier, smallest_above};
+use crate::frontier::{
+    PrecisionPoint, accuracy_errors, fastest_above, frontier, median_error, smallest_above,
+};
 use crate::metrics::{answers, kl_divergence, mean_cross_entropy, sqnr_db};
 use crate::precision::Precision;
 use crate::prepare::{PrepareOptions, prepare};
 use crate::qmodel::QModel;
+use crate::stage::Role;
 
 /// What a search may choose from, and how it measures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchOptions {
-    /// The precisions to try beside `f32`.
+    /// The precisions to try beside `f32`. What a layer cannot do (a table has no activations that could be dynamic) is refused.
     pub choices: Vec<Precision>,
     /// All else: how to calibrate, what stays in `f32` whatever happens.
     pub prepare: PrepareOptions,
@@ -160,10 +167,19 @@ impl<'a> PrecisionSearch<'a> {
         examples: Examples,
         options: SearchOptions,
     ) -> Result<Self> {
-        let prepared = prepare(model, &options.prepare)?;
+        let uncovered = PrepareOptions {
+            require_full_coverage: false,
+            ..options.prepare.clone()
+        };
+        let prepared = prepare(model, &uncovered)?;
         let mut layers = Vec::new();
         for stage in prepared.all_stages() {
-            if stage.folded()?.is_some() {
+            let kept = matches!(stage.role(), Role::Float(_));
+            let table = stage
+                .layers()
+                .iter()
+                .any(|layer| layer.as_any().is::<Embedding>());
+            if !kept && (table || stage.folded()?.is_some()) {
                 layers.push(stage.name().to_owned());
             }
         }
@@ -359,6 +375,9 @@ impl<'a> PrecisionSearch<'a> {
         let mut options = self.options.prepare.clone();
         // Of equal names the last decides: these are the search's own.
         options.overrides.extend_from_slice(precisions);
+        // The model as it was trained is what all others are held against, and the answer where nothing else is one.
+        let is_f32 = |(_, precision): &(String, Precision)| *precision == Precision::Float;
+        options.require_full_coverage &= !precisions.iter().all(is_f32);
         let mut prepared = prepare(self.model, &options)?;
         calibrate(&mut prepared, self.calibration.iter().cloned())?;
         convert(&prepared)
@@ -370,7 +389,7 @@ impl<'a> PrecisionSearch<'a> {
         let scores = model.forward(&self.examples.inputs)?.to_vec();
         let right = right(&scores, &self.examples);
         let (accuracy_error, gain_error) = accuracy_errors(&right, &self.right);
-        let (seconds, seconds_spread) = self.time(&model)?;
+        let (seconds, seconds_error) = self.time(&model)?;
         let share = |right: &[bool]| {
             right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64
         };
@@ -382,7 +401,7 @@ impl<'a> PrecisionSearch<'a> {
             loss: mean_cross_entropy(&scores, self.examples.classes, &self.examples.labels),
             bytes: model.memory_bytes(),
             seconds,
-            seconds_spread,
+            seconds_error,
             precisions,
         };
         Ok((point, scores))
@@ -401,9 +420,7 @@ impl<'a> PrecisionSearch<'a> {
                 seconds.push(started.elapsed().as_secs_f64());
             }
         }
-        seconds.sort_by(f64::total_cmp);
-        let quartile = |q: usize| seconds[(seconds.len() - 1) * q / 4];
-        Ok((quartile(2), (quartile(3) - quartile(1)) / 2.0))
+        Ok(median_error(seconds))
     }
 
     fn note_sensitivity(&mut self, choice: &[Precision], point: &PrecisionPoint, scores: &[f32]) {

@@ -97,7 +97,7 @@ fn open_layer(name: String, layer: &Arc<dyn Layer>, leaves: &mut Vec<Leaf>) {
 }
 
 /// The ways of a sum or a concatenation, each as a list of layers; `None` for any other layer.
-fn ways(name: &str, layer: &dyn Layer) -> Option<Vec<Vec<Leaf>>> {
+pub(crate) fn ways(name: &str, layer: &dyn Layer) -> Option<Vec<Vec<Leaf>>> {
     let way = |part: &str, layer: &Arc<dyn Layer>| {
         let mut leaves = Vec::new();
         open_layer(format!("{name}.{part}"), layer, &mut leaves);

@@ -30,9 +30,9 @@ struct Point {
     gain: f64,
     gain_error: f64,
     bytes: usize,
-    /// Median of a batch, and half of the range between the quartiles.
+    /// Median of a batch, with its standard error.
     seconds: f64,
-    seconds_spread: f64,
+    seconds_error: f64,
 }
 
 /// One layer alone in another precision.
@@ -196,7 +196,7 @@ impl Point {
             gain_error: 100.0 * point.gain_error,
             bytes: point.bytes,
             seconds: point.seconds,
-            seconds_spread: point.seconds_spread,
+            seconds_error: point.seconds_error,
         }
     }
 
@@ -243,7 +243,7 @@ impl Report {
                 format!(
                     "{:.0} ± {:.0}",
                     1e6 * point.seconds,
-                    1e6 * point.seconds_spread
+                    1e6 * point.seconds_error
                 ),
             ];
             table.row(words.chain(rest));
@@ -269,7 +269,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "What no other choice beats in accuracy, bytes and time together, and f32. ± is the standard error; that of the difference\n\
-             counts only the images that the two answer differently. Time: a batch of {}, ± half the range between quartiles.\n",
+             counts only the images that the two answer differently. Time: the median for a batch of {}.\n",
             self.timed_batch
         )?;
         writeln!(f, "{}", self.frontier_table())?;

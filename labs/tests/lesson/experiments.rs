@@ -29,7 +29,7 @@ fn every_experiment_runs_and_is_in_the_document() {
         .as_object()
         .expect("one entry for each");
     let names = names();
-    assert_eq!(names.len(), 6);
+    assert_eq!(names.len(), 7);
     for name in names {
         let entry = &experiments[&name];
         assert!(

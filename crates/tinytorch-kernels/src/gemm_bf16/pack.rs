@@ -259,6 +259,25 @@ impl Packed {
         &self.words[first..first + len]
     }
 
+    /// `n` columns of `k` elements, one after the other.
+    pub fn columns(&self, n: usize, k: usize) -> Vec<bf16> {
+        let mut elements = Vec::with_capacity(n * k);
+        for column in 0..n {
+            let (panel, lane) = (column / COLUMNS, column % COLUMNS);
+            for block in (0..self.inner).step_by(INNER) {
+                let len = INNER.min(self.inner - block);
+                for words in self.panel(block, len, panel) {
+                    let word = words[lane / 16].0[lane % 16];
+                    let pair = [word as u16, (word >> 16) as u16].map(bf16::from_bits);
+                    elements.extend_from_slice(&pair);
+                }
+            }
+            // An odd one has a zero behind it.
+            elements.truncate((column + 1) * k);
+        }
+        elements
+    }
+
     pub fn bytes(&self) -> usize {
         size_of_val(&self.words[..])
     }

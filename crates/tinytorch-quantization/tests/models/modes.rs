@@ -3,7 +3,8 @@
 
 use tinytorch_core::nn::{Concat, Embedding, Residual};
 use tinytorch_quantization::{
-    Fate, Ledger, NarrowWeight, Precision, Prepared, compare_sizes, metrics,
+    Examples, Fate, Ledger, NarrowWeight, Precision, PrecisionSearch, Prepared, SearchOptions,
+    compare_sizes, metrics,
 };
 
 use super::composites::random_tree;
@@ -364,4 +365,52 @@ fn inputs_that_have_no_codes_are_named_by_where_they_came_from() {
     }
     assert!(model.forward(&Tensor::ones(&[2, 3, 2, 2])).is_err());
     assert!(model.forward(&Tensor::ones(&[2, 1, 2, 3])).is_err());
+}
+
+#[test]
+fn a_search_covers_embeddings_and_always_has_the_model_as_it_was_trained() {
+    let (model, x) = words(6);
+    let examples = Examples {
+        inputs: x.clone(),
+        labels: vec![0, 1, 2, 3],
+        classes: 5,
+    };
+    let searched = |options: SearchOptions| {
+        let search = PrecisionSearch::new(&model, vec![x.clone()], examples.clone(), options);
+        let mut search = search.expect("there is always the model in f32");
+        for _ in 0..30 {
+            search
+                .step()
+                .expect("a choice that cannot be made is no error");
+        }
+        search
+            .points()
+            .iter()
+            .map(|point| point.precisions.iter().map(|p| p.1).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    let options = SearchOptions {
+        turns: 1,
+        ..SearchOptions::default()
+    };
+    let points = searched(options.clone());
+    // The table is most of the bytes of a model of words: it used to stay in f32 whatever was asked.
+    assert!(points.iter().all(|precisions| precisions.len() == 4));
+    assert!(points.iter().any(|p| p[0] == Precision::WEIGHT_ONLY_INT4));
+
+    // With full coverage asked for, the search could not even start.
+    let covered = searched(SearchOptions {
+        prepare: PrepareOptions {
+            require_full_coverage: true,
+            ..PrepareOptions::default()
+        },
+        ..options
+    });
+    assert!(covered[0].iter().all(|p| *p == Precision::Float));
+    assert!(covered.len() > 1);
+    assert!(
+        covered[1..]
+            .iter()
+            .all(|all| !all.contains(&Precision::Float))
+    );
 }

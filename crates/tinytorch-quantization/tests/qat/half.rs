@@ -5,8 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tinytorch_core::data::{DataLoader, Targets, TensorDataset};
 use tinytorch_core::nn::{
-    BatchNorm2d, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear, MaxPool2d, Relu,
-    Sequential,
+    BatchNorm2d, Concat, Conv2d, Conv2dConfig, Dropout, Embedding, Flatten, Gelu, Layer, Linear,
+    MaxPool2d, Relu, Residual, Sequential,
 };
 use tinytorch_core::optim::{Sgd, SgdConfig};
 use tinytorch_core::train::{MeanSquaredError, Objective, Progress, Trainer};
@@ -174,6 +174,103 @@ fn a_layer_that_is_computed_again_leaves_no_second_trace() {
         let count = values.iter().filter(|value| **value != 0.0).count();
         assert_eq!(bias, 2.0 * count as f32);
     }
+}
+
+#[test]
+fn indices_of_an_embedding_are_never_rounded() {
+    // Rounded to bf16, 257 would look up row 256, and in f16 4999 would be no row at all.
+    let rng = &mut Rng::seed_from_u64(3);
+    let model = Sequential::new()
+        .with(Embedding::new(5000, 4, rng))
+        .with(Flatten);
+    let x = Tensor::new(vec![257.0, 2049.0, 4999.0], &[3, 1]).expect("three");
+    let expected = model.forward(&x).expect("rows that exist").to_vec();
+    for half in [Half::Bf16, Half::F16] {
+        let y = HalfModel::new(&model, half).forward(&x);
+        let y = y.expect("rows that exist");
+        let rounded: Vec<f32> = expected.iter().map(|&value| half.round(value)).collect();
+        assert_eq!(y.to_vec(), rounded, "{half:?}");
+        y.sum().backward().expect("a scalar");
+        let gradient = model.named_parameters()[0].1.grad().expect("a leaf");
+        let rows = gradient.array();
+        let touched: Vec<usize> = (rows.outer_iter().enumerate())
+            .filter(|(_, row)| row.sum() != 0.0)
+            .map(|(index, _)| index)
+            .collect();
+        assert_eq!(touched, [257, 2049, 4999], "{half:?}");
+        model.zero_grad();
+    }
+}
+
+#[test]
+fn a_mask_inside_of_a_sum_is_the_same_on_the_way_back() {
+    // The generator of a layer inside of another was left where it was: another mask was drawn.
+    let rng = &mut Rng::seed_from_u64(4);
+    let dropout = |rng: &mut _| Dropout::new(0.5, rng).expect("a probability");
+    let model = Sequential::new()
+        .with(Residual::new(Sequential::new().with(dropout(rng))))
+        .with(Concat::new().with(dropout(rng)).with(Sequential::new()));
+    let x = Tensor::ones(&[4, 32]).with_grad();
+    let y = HalfModel::new(&model, Half::Bf16)
+        .forward(&x)
+        .expect("fits");
+    y.sum().backward().expect("a scalar");
+    // With x = 1 each value is its own derivative: the sum over both halves is the gradient.
+    let values = y.array();
+    let gradient = x.grad().expect("a leaf");
+    for ((row, column), gradient) in gradient
+        .array()
+        .indexed_iter()
+        .map(|(i, g)| ((i[0], i[1]), g))
+    {
+        assert_eq!(
+            *gradient,
+            values[[row, column]] + values[[row, column + 32]]
+        );
+    }
+    assert!(values.iter().any(|&value| value == 0.0) && values.iter().any(|&value| value == 3.0));
+}
+
+#[test]
+fn ways_compute_in_16_bits_too() {
+    let rng = &mut Rng::seed_from_u64(5);
+    let conv = |inputs, outputs, rng: &mut _| {
+        Conv2d::new(Conv2dConfig::new(inputs, outputs, 3).padding(1), rng).expect("good")
+    };
+    let body = Sequential::new().with(conv(4, 4, rng)).with(Relu);
+    let side = Sequential::new().with(conv(4, 2, rng));
+    let model = Sequential::new()
+        .with(Residual::with_shortcut(body, conv(4, 4, rng)))
+        .with(Concat::new().with(side).with(Sequential::new()));
+    made_whole(&model, rng);
+    let x = whole(&[2, 4, 5, 5], rng).with_grad();
+    let upstream = whole(&[2, 6, 5, 5], rng);
+    let gradients = |model: &dyn Layer| {
+        model.zero_grad();
+        x.zero_grad();
+        let y = model.forward(&x).expect("fits");
+        y.backward_from(&upstream).expect("recorded");
+        let parameters = model.named_parameters().into_iter().map(|(_, p)| p);
+        let all = parameters.chain([x.clone()]);
+        let all: Vec<Vec<f32>> = all.map(|p| p.grad().expect("a leaf").to_vec()).collect();
+        (y.to_vec(), all)
+    };
+    let expected = gradients(&model);
+    let half = HalfModel::new(&model, Half::F16);
+    // Whole numbers: sums of at most 4 · 9 products up to 4, twice over 36 inputs up to 288, stay below 2^11 only where
+    // they are small; the values are rounded to 11 bits once per layer, three in a row.
+    let got = gradients(&half);
+    let close = |got: &[f32], expected: &[f32]| {
+        let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        let mut pairs = got.iter().zip(expected);
+        pairs.all(|(a, b)| (a - b).abs() <= largest * 4.0 / 2048.0)
+    };
+    assert!(close(&got.0, &expected.0));
+    for (got, expected) in got.1.iter().zip(&expected.1) {
+        assert!(close(got, expected) && got.len() == expected.len());
+    }
+    // What was kept is in two bytes each: the input, the sum, the output of the ReLU. Nothing is computed again in `f32`.
+    assert_eq!(half.saved_bytes(), 2 * (3 * 2 * 4 * 25));
 }
 
 /// The mean square, made so small that its gradients are less than what f16 can hold.

@@ -147,7 +147,7 @@ pub fn table(rows: &[Row]) -> Table {
 pub fn verdict(rows: &[Row]) -> String {
     let linear = || rows.iter().filter(|row| row.width.is_some());
     let from = linear().rev().take_while(|row| row.gain() > 1.0).last();
-    let largest = linear().last();
+    let largest = linear().next_back();
     let mut words = match (from.and_then(|row| row.width), largest) {
         (Some(width), Some(largest)) => format!(
             "A step in bf16 takes less time than in f32 from linear layers of {width} on; at the largest measured it is {:.2} times as fast.",
