@@ -52,7 +52,7 @@ pub mod embedding;
 pub mod entropy;
 #[path = "../../crates/tinytorch-quantization/src/error.rs"]
 pub mod error;
-#[path = "../../crates/tinytorch-quantization/src/explain.rs"]
+#[path = "../../crates/tinytorch-quantization/src/explain/mod.rs"]
 pub mod explain;
 pub mod fake_quantize;
 #[path = "../../crates/tinytorch-quantization/src/file.rs"]
@@ -140,7 +140,7 @@ pub mod quantize;
 mod rebuild;
 #[path = "../../crates/tinytorch-quantization/src/record.rs"]
 mod record;
-#[path = "../../crates/tinytorch-quantization/src/repair.rs"]
+#[path = "../../crates/tinytorch-quantization/src/repair/mod.rs"]
 pub mod repair;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
