@@ -101,7 +101,7 @@ impl Experiment for Search {
         };
         let (seen, kept) = (half(0)?, half(1)?);
         let options = SearchOptions {
-            turns: effort.pick(1, 9, 31),
+            turns: effort.pick(3, 9, 31),
             timed_batch: 64,
             ..SearchOptions::default()
         };
