@@ -119,7 +119,10 @@ impl Experiment for Search {
 
         let right = |scores: &[f32]| -> Vec<bool> {
             let found = answers(scores, kept.classes).into_iter();
-            found.zip(&kept.labels).map(|(a, b)| a == *b).collect()
+            found
+                .zip(&kept.labels)
+                .map(|(a, b)| a == Some(*b))
+                .collect()
         };
         let share = |right: &[bool]| {
             right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64
