@@ -1,5 +1,8 @@
 //! What can go wrong, by the rule that was violated.
 
+use std::fmt;
+use std::sync::Arc;
+
 use thiserror::Error;
 
 /// The result of everything in this crate that depends on data.
@@ -20,6 +23,10 @@ pub enum Error {
     /// A training that cannot go on as asked.
     #[error(transparent)]
     Train(#[from] crate::train::TrainError),
+
+    /// An error of a layer that was made elsewhere, which keeps its own type.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
 
     /// The shapes of two operands do not fit together.
     #[error(
@@ -178,6 +185,61 @@ pub enum Error {
         /// The shape of the tensor.
         got: Vec<usize>,
     },
+}
+
+/// An error of another crate on its way through [`Layer::forward`](crate::nn::Layer::forward).
+///
+/// ```
+/// use tinytorch_core::{Error, ForeignError};
+///
+/// #[derive(Debug, PartialEq, thiserror::Error)]
+/// #[error("row {0} is empty")]
+/// struct EmptyRow(usize);
+///
+/// let Error::Foreign(error) = Error::from(ForeignError::new(EmptyRow(3))) else {
+///     unreachable!()
+/// };
+/// assert_eq!(error.to_string(), "row 3 is empty");
+/// assert_eq!(error.downcast_ref(), Some(&EmptyRow(3)));
+/// ```
+#[derive(Clone)]
+pub struct ForeignError(Arc<dyn std::error::Error + Send + Sync>);
+
+impl ForeignError {
+    /// Hands an error on.
+    pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+
+    /// The error as it was, if it is of this type.
+    pub fn downcast_ref<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for ForeignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ForeignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for ForeignError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Equal if they say the same.
+impl PartialEq for ForeignError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
 }
 
 /// The sign between two shapes in a message: `[2, 3] · [4, 5]`.

@@ -27,7 +27,7 @@ mod tensor;
 pub mod train;
 
 pub use atomic::write_atomically;
-pub use error::{Error, Result};
+pub use error::{Error, ForeignError, Result};
 pub use ops::conv::Conv2dOptions;
 pub use ops::pool::Pool2dOptions;
 pub use rng::RngState;

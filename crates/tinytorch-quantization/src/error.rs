@@ -284,7 +284,7 @@ pub enum Error {
     },
     /// The framework below refused.
     #[error(transparent)]
-    Framework(#[from] framework::Error),
+    Framework(framework::Error),
     /// A quantized model cannot be saved or loaded.
     #[error(transparent)]
     File(#[from] crate::file::FileError),
@@ -329,8 +329,14 @@ impl Error {
         self
     }
 
-    /// Names the channel of a value that is not finite, of values `[batch, channels, each]`.
-    pub(crate) fn in_channel_of(mut self, channels: usize, each: usize) -> Self {
+    /// Names the channel of a value that is not finite in an activation of this shape.
+    pub(crate) fn in_activation(mut self, shape: &[usize]) -> Self {
+        // In rows and in images channels lie behind the batch; in other shapes nobody can say.
+        let (channels, each) = match *shape {
+            [_, channels] => (channels, 1),
+            [_, channels, height, width] => (channels, height * width),
+            _ => return self,
+        };
         if let Self::NotFinite { place, .. } = &mut self {
             let channel = (place.index / each.max(1)) % channels.max(1);
             place.channel.get_or_insert(channel);
@@ -338,16 +344,29 @@ impl Error {
         self
     }
 
-    /// The error as one of the framework, for layers, whose forward pass has its errors.
+    /// The error as one of the framework, for layers, whose forward pass has its errors. It keeps its type: on the way back it is
+    /// what it was.
     #[must_use]
     pub fn into_framework(self) -> framework::Error {
         match self {
             Self::Framework(error) => error,
-            error => framework::Error::Argument {
-                operation: "quantization",
-                reason: error.to_string(),
-            },
+            error => framework::ForeignError::new(error).into(),
         }
+    }
+
+    /// Says in which layer of a model the error arose, if what is at fault has no name, or one within the layer, as `weight` has.
+    /// A value without a name is one of the layer's output.
+    pub(crate) fn inside(mut self, layer: &str) -> Self {
+        let tensor = match &mut self {
+            Self::NotFinite { place, .. } => &mut place.tensor,
+            Self::NothingObserved { tensor } => tensor,
+            _ => return self.in_layer(layer),
+        };
+        *tensor = Some(match tensor.take() {
+            Some(own) => format!("{layer}.{own}"),
+            None => layer.to_owned(),
+        });
+        self
     }
 
     /// Says in which layer of a model the error arose; a layer inside of it that was named already stays.
@@ -375,6 +394,17 @@ impl Error {
     }
 }
 
+/// An error of this crate that came through the framework is what it was.
+impl From<framework::Error> for Error {
+    fn from(error: framework::Error) -> Self {
+        let own = match &error {
+            framework::Error::Foreign(foreign) => foreign.downcast_ref::<Self>().cloned(),
+            _ => None,
+        };
+        own.unwrap_or(Self::Framework(error))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,6 +423,22 @@ mod tests {
         let error = Error::NothingObserved { tensor: None };
         let named = error.in_tensor("inner").in_tensor("outer");
         assert_eq!(named.to_string(), "`inner`: nothing was observed");
+    }
+
+    #[test]
+    fn an_error_is_the_same_on_the_other_side_of_the_framework() {
+        // A layer's error arrived as text inside an error of the framework, without type, tensor or index.
+        for error in [
+            Error::not_finite(f32::NAN, 17, None)
+                .expect("NaN is not finite")
+                .in_tensor("input"),
+            Error::BadGroupSize.in_layer("conv1"),
+            Error::Framework(framework::Error::NothingToDifferentiate),
+        ] {
+            let through = error.clone().into_framework();
+            assert_eq!(through.to_string(), error.to_string());
+            assert_eq!(Error::from(through), error);
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::framework::nn::{Layer, Sequential};
 use crate::framework::{self, Tensor};
+use crate::ledger::Ledger;
 use crate::prepare::{Calibration, PrepareOptions, prepare};
 use crate::qat_part::{Named, Part, all, build, forward, quantize};
 use crate::qmodel::QModel;
@@ -159,6 +160,7 @@ pub struct QatModel {
     /// Whether a layer reads the input as codes.
     reads_input: bool,
     parts: Vec<Named>,
+    ledger: Ledger,
 }
 
 impl std::fmt::Debug for QatModel {
@@ -195,6 +197,7 @@ pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel>
         input,
         reads_input,
         parts,
+        ledger: prepared.ledger().clone(),
     };
     model.set_training(true);
     Ok(model)
@@ -249,20 +252,37 @@ impl QatModel {
             .input
             .qparams()
             .map_err(|error| error.in_tensor("input"))?;
-        QModel::new(first, quantize(&self.parts, first)?.0)
+        let model = QModel::new(first, quantize(&self.parts, first)?.0)?;
+        Ok(model.with_ledger(self.ledger.clone()))
+    }
+
+    /// What becomes of every operation of the model it was made from.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn run(&self, x: &Tensor) -> Result<Tensor> {
+        // What no layer reads as codes stays as it comes, as in the integer model.
+        let first = match self.reads_input {
+            true => self.input.apply(x),
+            false => self.input.observe(x).map(|()| x.clone()),
+        };
+        forward(
+            &self.parts,
+            &first.map_err(|error| error.in_tensor("input"))?,
+        )
     }
 }
 
 impl Layer for QatModel {
+    /// # Errors
+    ///
+    /// Those of the layers, as [`framework::Error::Foreign`]; [`Error::from`] makes of it what it was:
+    /// [`Error::NotFinite`] that names tensor and index, [`Error::NothingObserved`] that names the tensor,
+    /// [`Error::Layer`] that names the layer.
     fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        // What no layer reads as codes stays as it comes, as in the integer model.
-        let x = if self.reads_input {
-            self.input.forward(x)?
-        } else {
-            self.input.observe(x).map_err(Error::into_framework)?;
-            x.clone()
-        };
-        forward(&self.parts, &x)
+        self.run(x).map_err(Error::into_framework)
     }
 
     fn kind(&self) -> &'static str {

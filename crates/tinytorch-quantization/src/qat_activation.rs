@@ -155,8 +155,13 @@ impl FakeQuantize {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] with the index; [`Error::NothingObserved`] in evaluation before any training.
+    /// [`Error::NotFinite`] with channel and index; [`Error::NothingObserved`] in evaluation before any training.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        self.rounded(x)
+            .map_err(|error| error.in_activation(x.shape()))
+    }
+
+    fn rounded(&self, x: &Tensor) -> Result<Tensor> {
         self.observe(x)?;
         let qparams = self.qparams()?;
         let Source::Learned { scale, zero_point } = &self.source else {
@@ -173,6 +178,11 @@ impl FakeQuantize {
 
     /// Lets the range follow these values, if it is one that does so now.
     pub(crate) fn observe(&self, x: &Tensor) -> Result<()> {
+        self.follow(x)
+            .map_err(|error| error.in_activation(x.shape()))
+    }
+
+    fn follow(&self, x: &Tensor) -> Result<()> {
         if !self.training.load(Ordering::Relaxed) || x.is_empty() {
             return Ok(());
         }

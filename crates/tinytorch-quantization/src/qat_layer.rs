@@ -216,10 +216,15 @@ impl QatLayer {
         self.norm.as_ref().filter(|_| lives)
     }
 
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] with the name of the tensor within the layer, channel and index.
     fn folded(&self) -> Result<Effective> {
         let mut weight = self.weight.array().into_owned();
         let mut bias = self.bias.to_vec();
         let mut factors = vec![1.0; bias.len()];
+        finite_rows(&weight).map_err(|error| error.in_tensor("weight"))?;
+        check_finite(&bias).map_err(|error| error.in_tensor("bias"))?;
         if let Some(norm) = &self.norm {
             let (gamma, beta) = (norm.weight().to_vec(), norm.bias().to_vec());
             let (mean, deviation) = (norm.running_mean().to_vec(), deviations(norm));
@@ -229,8 +234,9 @@ impl QatLayer {
                 bias[channel] = (bias[channel] - mean[channel]) * factor + beta[channel];
                 factors[channel] = factor;
             }
+            finite_rows(&weight).map_err(|error| error.in_tensor("weight"))?;
+            check_finite(&bias).map_err(|error| error.in_tensor("bias"))?;
         }
-        check_finite(&bias)?;
         Ok(Effective {
             factors,
             weight,
@@ -306,7 +312,7 @@ impl QatLayer {
         }
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let input = self.input.qparams()?;
         // A range that still follows must see the values, and only the product in `f32` gives those.
         let integers_only = !is_recording() && !self.training.load(Ordering::Relaxed);
@@ -373,6 +379,16 @@ impl QatLayer {
             Operation::Linear => x.linear(weight, Some(bias))?,
             Operation::Conv2d(options) => x.conv2d(weight, Some(bias), options)?,
         })
+    }
+}
+
+/// N5 for a weight `[out, ...]`, with the channel and the index in the whole of it.
+fn finite_rows(weight: &ArrayD<f32>) -> Result<()> {
+    let per_row = (weight.len() / weight.shape()[0].max(1)).max(1);
+    let mut values = weight.iter().enumerate();
+    match values.find_map(|(i, &value)| Error::not_finite(value, i, Some(i / per_row))) {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::fake_quantize::fake_quantize;
 use crate::folded::{Folded, bias_of};
 use crate::framework::nn::{BatchNorm2d, Conv2d, Layer};
-use crate::framework::{self, Tensor, is_recording};
+use crate::framework::{Tensor, is_recording};
 use crate::join::{QAdd, QConcat};
 use crate::qat::{BatchNormTraining, QatOptions, Steps};
 use crate::qat_activation::FakeQuantize;
@@ -70,7 +70,7 @@ pub(crate) fn build(
         let part = match stage.role() {
             Role::Weighted => {
                 let output = options.activation()?;
-                let named = |error: Error| error.in_tensor(&format!("{}.weight", stage.name()));
+                let named = |error: Error| error.inside(stage.name());
                 let parts = weighted(stage, options, current, output.clone())?;
                 current = output;
                 on_codes = true;
@@ -171,8 +171,8 @@ pub(crate) fn all(parts: &[Named]) -> Vec<(&str, &Part)> {
 }
 
 /// Computes the parts one after the other.
-pub(crate) fn forward(parts: &[Named], x: &Tensor) -> framework::Result<Tensor> {
-    let run = |x: Tensor, (_, part): &Named| part.forward(&x);
+pub(crate) fn forward(parts: &[Named], x: &Tensor) -> Result<Tensor> {
+    let run = |x: Tensor, (name, part): &Named| part.forward(name, &x);
     parts.iter().try_fold(x.clone(), run)
 }
 
@@ -216,10 +216,7 @@ impl Part {
 
     fn quantize(&self, name: &str, input: QParams) -> Result<QLayer> {
         match self {
-            Self::Weighted(layer) => {
-                let named = |error: Error| error.in_tensor(&format!("{name}.weight"));
-                layer.quantize(input).map_err(named)
-            }
+            Self::Weighted(layer) => layer.quantize(input).map_err(|error| error.inside(name)),
             Self::Same { quantized, .. } => Ok(QLayer::clone(quantized)),
             Self::Float {
                 layer,
@@ -259,38 +256,38 @@ impl Part {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> framework::Result<Tensor> {
-        match self {
-            Self::Weighted(layer) => layer.forward(x),
+    fn forward(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let y = match self {
+            Self::Weighted(layer) => layer.apply(x),
             Self::Same {
                 layer,
                 quantized,
                 codes: Some(codes),
             } if matches!(**quantized, QLayer::AvgPool2d(_)) => {
-                averaged(&**layer, quantized, codes, x).map_err(Error::into_framework)
+                averaged(&**layer, quantized, codes, x)
             }
             // What only picks values that have codes gives values that have codes.
-            Self::Same { layer, .. } => layer.forward(x),
+            Self::Same { layer, .. } => layer.forward(x).map_err(Error::from),
             Self::Float {
                 layer,
                 output,
                 rounds,
                 ..
-            } => {
-                let y = layer.forward(x)?;
-                if *rounds {
-                    return output.forward(&y);
-                }
-                // Real values go on as they are, as in the integer model; their range is wanted all the same.
-                output.observe(&y).map_err(Error::into_framework)?;
-                Ok(y)
-            }
+            } => layer
+                .forward(x)
+                .map_err(Error::from)
+                .and_then(|y| match rounds {
+                    true => output.apply(&y),
+                    // Real values go on as they are, as in the integer model; their range is wanted all the same.
+                    false => output.observe(&y).map(|()| y),
+                }),
             Self::Ways { ways, sum, output } => {
                 let ends = ways.iter().map(|way| forward(&way.parts, x));
-                let ends = ends.collect::<framework::Result<Vec<_>>>()?;
-                join(ways, &ends, *sum, output).map_err(Error::into_framework)
+                // The layers inside have named themselves.
+                join(ways, &ends.collect::<Result<Vec<_>>>()?, *sum, output)
             }
-        }
+        };
+        y.map_err(|error| error.inside(name))
     }
 }
 

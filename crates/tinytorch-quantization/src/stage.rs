@@ -425,13 +425,6 @@ pub(crate) fn observe(observer: &mut dyn Observer, values: &Tensor, name: &str) 
     let values = values.array();
     let values = values.as_standard_layout();
     let slice = values.as_slice().unwrap_or_default();
-    observer.observe(slice).map_err(|error| {
-        let error = error.in_tensor(name);
-        // In rows and in images channels lie behind the batch; in other shapes nobody can say.
-        match values.shape() {
-            [_, channels] => error.in_channel_of(*channels, 1),
-            [_, channels, height, width] => error.in_channel_of(*channels, height * width),
-            _ => error,
-        }
-    })
+    let named = |error: Error| error.in_tensor(name).in_activation(values.shape());
+    observer.observe(slice).map_err(named)
 }

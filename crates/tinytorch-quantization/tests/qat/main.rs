@@ -1,6 +1,7 @@
 //! Training for few bits: fake quantization, quantization-aware training, half precision.
 
 mod deploy;
+mod errors;
 mod half;
 mod learned;
 mod train;
