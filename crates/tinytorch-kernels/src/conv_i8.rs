@@ -1,8 +1,8 @@
 //! The integer convolution, channels last: `i8 · i8 -> i32`, with the endings of the product.
 //!
 //! A convolution is a product whose left matrix is the image, read patch by patch. The patches are gathered a tile of
-//! rows at a time, inside the kernel (from a copy of the images with its padding, unless there are groups), so the whole im2col
-//! matrix never exists. Depthwise convolutions have one weight
+//! rows at a time, inside the kernel (from a copy of the images with its padding, unless there are groups), or read where they lie
+//! by a kernel that can do that, so the whole im2col matrix never exists. Depthwise convolutions have one weight
 //! per output and tap, too few for a product, and take their own path over the channels.
 
 mod depthwise;
@@ -11,6 +11,7 @@ mod runs;
 pub mod scalar;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use crate::elements;
 use crate::gemm_i8::activations::Activations;
@@ -19,6 +20,8 @@ use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::{GemmI8, MAX_K, PackedWeights, Requantize, Scale, chosen};
 use depthwise::Depthwise;
 use patches::Patches;
+
+use crate::pool_i8::{Pool2dShape, max_pool_i8};
 
 /// What a convolution does, apart from its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +253,66 @@ impl PackedConv2d {
         });
     }
 
+    /// As [`requantized`](Self::requantized), and of each 2x2 window of the result, two rows and columns apart, only the largest
+    /// code of each channel: `[batch, out height / 2, out width / 2, out channels]`, rounded down.
+    ///
+    /// The codes are never written unpooled where the kernel can avoid it: the largest code is that of the largest sum, unless
+    /// a multiplier is negative.
+    ///
+    /// # Panics
+    ///
+    /// As [`requantized`](Self::requantized).
+    #[track_caller]
+    pub fn requantized_pooled(
+        &self,
+        images: Images,
+        input: &[i8],
+        zero_point: i32,
+        ending: &Requantize<'_>,
+        out: &mut [i8],
+    ) {
+        let channels = self.shape.out_channels;
+        let patches = Patches::new(self.shape, images, input, zero_point);
+        let [height, width] = patches.output;
+        let pooled = images.batch * (height / 2) * (width / 2);
+        assert_eq!(
+            Some(out.len()),
+            elements([pooled, channels]),
+            "out must be [{pooled}, {channels}]"
+        );
+        ending.check(channels, self.max_bias());
+        let is_rising = ending
+            .multipliers
+            .iter()
+            .all(|&multiplier| multiplier >= 0.0);
+        if let Weights::Runs(weights) = &self.weights
+            && let Some(kernel) = weights.kernel().windows()
+            && is_rising
+        {
+            let ending_of_sums = Ending::Codes {
+                out: BlockMut::new(out, pooled, 0, channels, channels),
+                multipliers: ending.multipliers,
+                codes: ending.codes(),
+            };
+            windows::run(weights, kernel, &patches, true, ending.bias, ending_of_sums);
+            return;
+        }
+        let Some(len) = elements([patches.rows(), channels]) else {
+            panic!(
+                "[{}, {channels}] codes before pooling are too many",
+                patches.rows()
+            )
+        };
+        let mut codes = vec![0; len];
+        self.requantized(images, input, zero_point, ending, &mut codes);
+        let images = Images {
+            height,
+            width,
+            ..images
+        };
+        max_pool_i8(&codes, images, channels, Pool2dShape::square(2), out);
+    }
+
     /// Writes real numbers `[batch, out height, out width, out channels]`.
     ///
     /// # Panics
@@ -346,7 +409,12 @@ impl Group<'_> {
     #[track_caller]
     fn run(&self, patches: &Patches<'_>, zero_point: i32, bias: &[i32], ending: Ending<'_>) {
         match self {
-            Group::Runs(weights) => runs::run(weights, patches, zero_point, bias, ending),
+            Group::Runs(weights) => match weights.kernel().windows() {
+                Some(kernel) if !runs::is_matrix(&patches.shape) => {
+                    windows::run(weights, kernel, patches, false, bias, ending);
+                }
+                _ => runs::run(weights, patches, zero_point, bias, ending),
+            },
             Group::Product { weights, .. } => {
                 let activations: &dyn Activations = patches;
                 weights.run(patches.rows(), activations, zero_point, bias, ending);

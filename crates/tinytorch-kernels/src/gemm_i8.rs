@@ -21,6 +21,7 @@ mod select;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+pub(crate) mod windows;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
 
@@ -56,6 +57,12 @@ pub trait GemmI8: Debug + Send + Sync {
     #[doc(hidden)]
     fn activation_shift(&self) -> i32 {
         0
+    }
+
+    /// The same kernel for windows of images where they lie, if it can multiply those; otherwise windows are gathered to rows.
+    #[doc(hidden)]
+    fn windows(&self) -> Option<&dyn windows::WindowKernel> {
+        None
     }
 
     /// Computes one rectangle of the result.

@@ -12,6 +12,7 @@ pub mod gemm_bf16;
 pub mod gemm_f32;
 pub mod gemm_i4;
 pub mod gemm_i8;
+pub mod pool_i8;
 mod team;
 #[cfg(test)]
 mod testing;
@@ -29,6 +30,7 @@ pub use gemm_f32::packed::{Finish, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i4::PackedInt4;
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
+pub use pool_i8::{Pool2dShape, max_pool_i8};
 
 /// How many elements an array of these sizes has; `None` if a `usize` cannot count them.
 ///

@@ -4,12 +4,15 @@
 //! as only image layers look at them, because that is how the kernels read them.
 
 use crate::error::{Error, Result};
+use crate::framework::Pool2dOptions;
 use crate::framework::Tensor;
-use crate::kernels::{Quantize, dequantize_i8_f32, quantize_f32_i8};
-use crate::pool::{ImageSize, avg_pool, max_pool, pooled_size};
+use crate::kernels::{
+    Images, Pool2dShape, Quantize, dequantize_i8_f32, max_pool_i8, quantize_f32_i8,
+};
+use crate::pool::{ImageSize, avg_pool, pooled_size};
 use crate::qlayer::{channels_first, channels_last, flattened};
 use crate::scheme::{CodeRange, QParams};
-use crate::step::Step;
+use crate::step::{PackedConv2d, Step};
 
 /// What flows between two layers.
 #[derive(Clone)]
@@ -96,14 +99,7 @@ impl Codes {
                 x.qparams = layer.ending.output;
                 Ok(x)
             }
-            Step::Conv2d(layer) => {
-                let out = layer.output_size(&self.shape)?;
-                let (mut x, size) = self.channels_last()?;
-                x.codes = layer.forward(size, out, &x.codes);
-                x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
-                x.qparams = layer.ending.output;
-                Ok(x)
-            }
+            Step::Conv2d(layer) => self.convolved(layer, false),
             Step::MaxPool2d(options) => {
                 let out = pooled_size("max_pool2d", *options, &self.shape)?;
                 let (mut x, size) = self.channels_last()?;
@@ -134,6 +130,27 @@ impl Codes {
                 what: "codes for a layer that takes real values",
             }),
         }
+    }
+
+    /// Runs a convolution and the 2x2 max pooling behind it in one, if `next` is one that fits; says whether it was.
+    pub fn convolved_and_pooled(self, layer: &PackedConv2d, next: &Step) -> Result<(Self, bool)> {
+        let out = layer.output_size(&self.shape)?;
+        let two = |options: &Pool2dOptions| *options == Pool2dOptions::square(2);
+        let pooled =
+            matches!(next, Step::MaxPool2d(options) if two(options)) && out[0] > 1 && out[1] > 1;
+        Ok((self.convolved(layer, pooled)?, pooled))
+    }
+
+    fn convolved(self, layer: &PackedConv2d, pooled: bool) -> Result<Self> {
+        let mut out = layer.output_size(&self.shape)?;
+        let (mut x, size) = self.channels_last()?;
+        if pooled {
+            out = out.map(|size| size / 2);
+        }
+        x.codes = layer.forward(size, out, &x.codes, pooled);
+        x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
+        x.qparams = layer.ending.output;
+        Ok(x)
     }
 
     pub fn channels_last(mut self) -> Result<(Self, ImageSize)> {
@@ -168,4 +185,20 @@ impl Codes {
         self.channels_last = false;
         self
     }
+}
+
+fn max_pool(codes: &[i8], size: ImageSize, options: Pool2dOptions, out: [usize; 2]) -> Vec<i8> {
+    let images = Images {
+        batch: size.batch,
+        height: size.height,
+        width: size.width,
+    };
+    let shape = Pool2dShape {
+        kernel: options.kernel,
+        stride: options.stride,
+        padding: options.padding,
+    };
+    let mut result = vec![0; size.batch * out[0] * out[1] * size.channels];
+    max_pool_i8(codes, images, size.channels, shape, &mut result);
+    result
 }

@@ -242,22 +242,38 @@ fn concat(layer: &QBranches, inside: State) -> Result<(Step, Layout)> {
 pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
     let mut flow = x;
     let mut source = source;
-    for Node {
+    let mut nodes = nodes.iter().peekable();
+    while let Some(Node {
         name,
         written,
         step,
-    } in nodes
+    }) = nodes.next()
     {
         if let Some(written) = written {
             let codes = flow.into_codes(*written);
             flow = Flow::Codes(codes.map_err(|error| error.in_tensor(source))?);
         }
-        flow = through(step, flow, source).map_err(|error| match error {
+        let before = source;
+        source = name;
+        let y = match (step, flow, nodes.peek().copied()) {
+            // The codes that pooling drops need not be written.
+            (Step::Conv2d(layer), Flow::Codes(x), Some(next)) => {
+                let y = x.convolved_and_pooled(layer, &next.step);
+                y.map(|(y, pooled)| {
+                    if pooled {
+                        nodes.next();
+                        source = &next.name;
+                    }
+                    Flow::Codes(y)
+                })
+            }
+            (_, flow, _) => through(step, flow, before),
+        };
+        flow = y.map_err(|error| match error {
             // What could not be written as codes is named by where it came from.
             Error::NotFinite { .. } => error,
             error => error.in_layer(name),
         })?;
-        source = name;
     }
     Ok(flow)
 }

@@ -359,8 +359,8 @@ impl PackedConv2d {
         QConv2d::from_parts(weight, bias.to_vec(), options, *input, *output, *relu)
     }
 
-    /// Images with channels last, to images with channels last.
-    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8]) -> Vec<i8> {
+    /// Images with channels last, to images with channels last, of the size `out`: if `pooled`, the largest codes of windows 2x2.
+    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8], pooled: bool) -> Vec<i8> {
         let channels = self.packed.shape().out_channels;
         let mut result = vec![0; size.batch * out[0] * out[1] * channels];
         let images = Images {
@@ -370,8 +370,13 @@ impl PackedConv2d {
         };
         let zero_point = self.ending.input.zero_point;
         let ending = self.ending.requantize();
-        self.packed
-            .requantized(images, codes, zero_point, &ending, &mut result);
+        if pooled {
+            self.packed
+                .requantized_pooled(images, codes, zero_point, &ending, &mut result);
+        } else {
+            self.packed
+                .requantized(images, codes, zero_point, &ending, &mut result);
+        }
         result
     }
 

@@ -117,6 +117,39 @@ proptest! {
     }
 }
 
+/// What follows a convolution at once may run with it, but not where it does not fit.
+#[test]
+fn pooling_behind_a_convolution_gives_the_codes_of_the_definition() {
+    let rng = &mut Rng::seed_from_u64(5);
+    let conv = Conv2dConfig::new(2, 5, 3).padding(1);
+    let model = Sequential::new()
+        .with_named(
+            "conv",
+            Conv2d::new(conv, rng).expect("a good configuration"),
+        )
+        .with(Relu)
+        .with_named("pool", MaxPool2d::new(2))
+        .with_named(
+            "last",
+            Conv2d::new(Conv2dConfig::new(5, 3, 1), rng).expect("as good"),
+        )
+        .with_named("end", MaxPool2d::new(2));
+    let x = Tensor::randn(&[3, 2, 9, 6], rng);
+    let model = quantized(&model, &PrepareOptions::default(), std::slice::from_ref(&x));
+    for (height, width) in [(9, 6), (4, 5), (11, 17)] {
+        let x = Tensor::randn(&[2, 2, height, width], rng);
+        let fast = model.forward(&x).expect("the sizes fit");
+        let definition = model.forward_definition(&x).expect("the sizes fit");
+        assert_eq!(fast.shape(), [2, 3, height / 4, width / 4]);
+        assert_eq!(fast.to_vec(), definition.to_vec());
+    }
+    for (size, name) in [([1, 6], "pool"), ([3, 8], "end")] {
+        let x = Tensor::randn(&[1, 2, size[0], size[1]], rng);
+        let error = model.forward(&x).expect_err("too small").to_string();
+        assert!(error.contains(&format!("`{name}`")), "{error}");
+    }
+}
+
 fn batch(seed: u64) -> (Sequential, Tensor) {
     let rng = &mut Rng::seed_from_u64(seed);
     let model = Sequential::new()

@@ -13,22 +13,22 @@ use crate::gemm_i8::PackedWeights;
 use crate::gemm_i8::activations::{Activations, Matrix, SLACK};
 use crate::gemm_i8::ending::Ending;
 
-/// Codes of a run that is rounded up.
-fn rounded_run(shape: &Conv2dShape) -> Option<usize> {
-    let run = shape.kernel[1].checked_mul(shape.in_channels)?;
-    run.checked_next_multiple_of(4)
+/// Codes of a run that is rounded up, where [`inputs`] has said that there are runs.
+pub(super) fn rounded_run(shape: &Conv2dShape) -> usize {
+    (shape.kernel[1] * shape.in_channels).next_multiple_of(4)
 }
 
 /// Inputs of one output when runs are rounded up; `None` if windows are not runs (several groups) or that is too many.
 pub(super) fn inputs(shape: &Conv2dShape) -> Option<usize> {
-    let inputs = shape.kernel[0].checked_mul(rounded_run(shape)?)?;
+    let run = shape.kernel[1].checked_mul(shape.in_channels)?;
+    let inputs = shape.kernel[0].checked_mul(run.checked_next_multiple_of(4)?)?;
     (shape.groups == 1 && inputs <= MAX_K).then_some(inputs)
 }
 
 /// Weights `[out, kernel height, run]` with their runs rounded up by zeros.
 pub(super) fn round_up(shape: &Conv2dShape, weights: &[i8]) -> Vec<i8> {
     let run = shape.kernel[1] * shape.in_channels;
-    let rounded = run.next_multiple_of(4);
+    let rounded = rounded_run(shape);
     let mut result = vec![0; weights.len() / run * rounded];
     for (to, from) in result
         .chunks_exact_mut(rounded)
@@ -42,11 +42,17 @@ pub(super) fn round_up(shape: &Conv2dShape, weights: &[i8]) -> Vec<i8> {
 /// The inverse of [`round_up`].
 pub(super) fn cut(shape: &Conv2dShape, weights: &[i8]) -> Vec<i8> {
     let run = shape.kernel[1] * shape.in_channels;
-    let rounded = weights.chunks_exact(run.next_multiple_of(4));
+    let rounded = weights.chunks_exact(rounded_run(shape));
     rounded
         .flat_map(|rounded| &rounded[..run])
         .copied()
         .collect()
+}
+
+/// Whether the images are the left matrix as they lie: windows of one pixel, a multiple of four codes.
+pub(super) fn is_matrix(shape: &Conv2dShape) -> bool {
+    let pointwise = (shape.kernel, shape.stride, shape.padding) == ([1, 1], [1, 1], [0, 0]);
+    pointwise && shape.in_channels == rounded_run(shape)
 }
 
 /// A padded copy of the images, and where the windows begin in it.
@@ -74,7 +80,7 @@ impl Runs {
         } = patches.shape;
         let [height, width] = [patches.images.height, patches.images.width];
         self.runs = kernel[0];
-        self.run = (kernel[1] * in_channels).next_multiple_of(4);
+        self.run = rounded_run(&patches.shape);
         self.row = (width + 2 * padding[1]) * in_channels;
         self.image = (height + 2 * padding[0]) * self.row;
         self.corners.clear();
@@ -150,9 +156,7 @@ pub(super) fn run(
     if rows == 0 {
         return;
     }
-    let pointwise = (shape.kernel, shape.stride, shape.padding) == ([1, 1], [1, 1], [0, 0]);
-    if pointwise && shape.in_channels == weights.k() {
-        // The images are the matrix.
+    if is_matrix(&shape) {
         let matrix = Matrix {
             data: patches.input,
             k: weights.k(),

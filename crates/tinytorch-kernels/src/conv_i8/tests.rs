@@ -44,6 +44,7 @@ fn assert_kernels_agree(shape: Conv2dShape, images: Images, random: &mut Random)
         assert_eq!(sums, expected, "sums of {what}");
         let mut codes = vec![99; rows * n];
         packed.requantized(images, &input, zero_point, &requantize_by, &mut codes);
+        assert_pooled_agrees(&packed, images, &input, zero_point, &requantize_by, &codes);
         let mut reals = vec![f32::NAN; rows * n];
         packed.scaled(images, &input, zero_point, &scale_by, &mut reals);
         for (i, &sum) in expected.iter().enumerate() {
@@ -57,6 +58,57 @@ fn assert_kernels_agree(shape: Conv2dShape, images: Images, random: &mut Random)
                 reals[i],
                 scale(sum, multipliers[j], real_bias[j], true),
                 "{i} of {what}"
+            );
+        }
+    }
+}
+
+/// Pooled codes are those of all, pooled: also where a negative multiplier makes the largest sum the smallest code.
+fn assert_pooled_agrees(
+    packed: &PackedConv2d,
+    images: Images,
+    input: &[i8],
+    zero_point: i32,
+    ending: &Requantize<'_>,
+    codes: &[i8],
+) {
+    let [height, width] = (packed.shape())
+        .output_size([images.height, images.width])
+        .expect("the window fits");
+    let n = packed.shape().out_channels;
+    let places = images.batch * (height / 2) * (width / 2);
+    let mut negative = ending.multipliers.to_vec();
+    negative[n / 2] *= -1.0;
+    let by_negative = Requantize {
+        multipliers: &negative,
+        ..*ending
+    };
+    let mut all_by_negative = vec![99; codes.len()];
+    packed.requantized(
+        images,
+        input,
+        zero_point,
+        &by_negative,
+        &mut all_by_negative,
+    );
+    for (ending, codes) in [(ending, codes), (&by_negative, &all_by_negative)] {
+        let mut pooled = vec![99; places * n];
+        packed.requantized_pooled(images, input, zero_point, ending, &mut pooled);
+        for (i, &got) in pooled.iter().enumerate() {
+            let (place, channel) = (i / n, i % n);
+            let (image, y, x) = (
+                place / (width / 2) / (height / 2),
+                place / (width / 2) % (height / 2),
+                place % (width / 2),
+            );
+            let code =
+                |dy, dx| codes[((image * height + 2 * y + dy) * width + 2 * x + dx) * n + channel];
+            let four = [code(0, 0), code(0, 1), code(1, 0), code(1, 1)];
+            assert_eq!(
+                Some(got),
+                four.into_iter().max(),
+                "pooled code {i} of {:?}, {images:?}",
+                packed.shape()
             );
         }
     }
@@ -143,6 +195,22 @@ fn every_kernel_agrees_over_channels_and_groups() {
         };
         assert_kernels_agree(shape, images, random);
     }
+}
+
+#[test]
+fn images_in_several_strips_agree() {
+    // A padded row has 62 · 65 = 4030 codes, so a strip of 20 KiB holds five: two rows of the result.
+    let random = &mut Random::new(16);
+    let shape = Conv2dShape {
+        padding: [1, 1],
+        ..square(65, 33, 3)
+    };
+    assert_kernels_agree(shape, images(2, 9, 60), random);
+    let shape = Conv2dShape {
+        stride: [2, 1],
+        ..shape
+    };
+    assert_kernels_agree(shape, images(1, 11, 40), random);
 }
 
 #[test]

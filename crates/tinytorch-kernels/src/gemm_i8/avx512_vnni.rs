@@ -10,6 +10,7 @@
 
 mod finish;
 mod one_row;
+mod windows;
 
 use std::arch::x86_64::*;
 
@@ -18,6 +19,7 @@ use finish::{fetch_output, finish};
 use super::ending::Ending;
 use super::lines::Lines;
 use super::tiled::{self, BLOCK, Block, Micro, Panel, Place};
+use super::windows::WindowKernel;
 use super::{GemmI8, Task};
 
 /// Bytes of weights by which they are fetched ahead: 16 groups, more cycles than the second cache takes to answer.
@@ -53,6 +55,10 @@ impl GemmI8 for Avx512Vnni {
 
     fn activation_shift(&self) -> i32 {
         128
+    }
+
+    fn windows(&self) -> Option<&dyn WindowKernel> {
+        Some(self)
     }
 
     fn run(&self, task: Task<'_>) {

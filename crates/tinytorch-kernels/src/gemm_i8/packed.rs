@@ -232,13 +232,20 @@ impl PackedWeights {
         if m == 0 || self.n == 0 {
             return;
         }
+        self.with_offsets(a_zero_point, bias, |offsets| {
+            self.run_with(activations, offsets, ending, self.threads(m));
+        });
+    }
+
+    /// Calls `run` with what is added to the sums of each column: the bias, less what zero point and shift have added.
+    pub(crate) fn with_offsets(&self, a_zero_point: i32, bias: &[i32], run: impl FnOnce(&[i32])) {
         let shift = a_zero_point + self.kernel.activation_shift();
         // Taken, not borrowed: should this thread run another product meanwhile, it makes its own.
         let mut offsets = OFFSETS.take();
         offsets.clear();
         offsets.resize(self.n, 0);
         fold_offsets(Vectors::chosen(), &self.sums, shift, bias, &mut offsets);
-        self.run_with(activations, &offsets, ending, self.threads(m));
+        run(&offsets);
         OFFSETS.set(offsets);
     }
 
@@ -251,7 +258,16 @@ impl PackedWeights {
         }
     }
 
+    /// The weights in the order of their kernel.
+    pub(crate) fn codes(&self) -> &Lines {
+        &self.codes
+    }
+
     /// What a product of `m` rows takes one thread, at least.
+    pub(crate) fn time(&self, m: usize) -> Duration {
+        Duration::from_nanos(self.nanoseconds(m))
+    }
+
     fn nanoseconds(&self, m: usize) -> u64 {
         let weights = self.n.saturating_mul(self.k) as u64;
         (weights.saturating_mul(m as u64) / MULTIPLY_ADDS).max(weights / WEIGHT_BYTES)
@@ -287,7 +303,7 @@ impl PackedWeights {
         if threads == 1 {
             self.kernel.run(task);
         } else {
-            let time = Duration::from_nanos(self.nanoseconds(task.rows()));
+            let time = self.time(task.rows());
             let tasks = divide(task, self.kernel.tile(), threads);
             team::for_each_of(time, tasks, threads, |task| self.kernel.run(task));
         }
