@@ -6,6 +6,7 @@
 use half::bf16;
 
 use crate::error::{Error, Result};
+use crate::fake_quantize::fake_quantize_values;
 use crate::folded::Operation;
 use crate::framework::nn::indices;
 use crate::framework::{Conv2dOptions, Tensor};
@@ -229,6 +230,29 @@ impl QNarrow {
             }
         }
         Ok(Tensor::new(y, &[batch, outputs, height, width])?)
+    }
+
+    /// What it multiplies with its weights, as real numbers: a dynamic layer the codes of each row or image, bf16 the rounded values.
+    pub(crate) fn multiplied(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            NarrowWeight::Codes(_) => Ok(x.clone()),
+            NarrowWeight::Bf16 { .. } => Ok(crate::mixed_precision::to_half(x, crate::Half::Bf16)),
+            NarrowWeight::Dynamic(_) => {
+                let part = match self.operation {
+                    NarrowOperation::Product(Operation::Conv2d(_)) => {
+                        x.shape().iter().skip(1).product()
+                    }
+                    _ => x.shape().last().copied().unwrap_or(1),
+                };
+                let mut values = x.to_vec();
+                for (index, part) in values.chunks_mut(part.max(1)).enumerate() {
+                    let input = range_of(part, index * part.len())?;
+                    let read = fake_quantize_values(part, input, CodeRange::INT8);
+                    part.copy_from_slice(&read);
+                }
+                Ok(Tensor::new(values, x.shape())?)
+            }
+        }
     }
 
     /// The rows that `x` names, as real numbers.

@@ -244,6 +244,22 @@ impl Prepared {
         found.into_iter()
     }
 
+    /// The name of the input among the names of the stages.
+    pub(crate) fn input_name(&self) -> &'static str {
+        self.input_name
+    }
+
+    /// A copy to try something on. The layers are shared until they are replaced.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            input: self.input.clone(),
+            input_name: self.input_name,
+            stages: self.stages.iter().map(Stage::copy).collect(),
+            calibration: self.calibration,
+            ledger: self.ledger.clone(),
+        }
+    }
+
     /// Computes the output in `f32`. Nothing is observed.
     ///
     /// # Errors

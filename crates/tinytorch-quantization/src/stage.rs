@@ -111,6 +111,25 @@ impl Stage {
         }
     }
 
+    /// A copy, with what was observed; what was seen in the last forward pass stays with the original.
+    pub(crate) fn copy(&self) -> Self {
+        let branches = self.branches.iter();
+        Self {
+            name: self.name.clone(),
+            layers: self.layers.clone(),
+            plan: self.plan.clone(),
+            branches: branches
+                .map(|way| way.iter().map(Self::copy).collect())
+                .collect(),
+            weights: self.weights,
+            observer: self.observer.clone(),
+            codes: self.codes.clone(),
+            corrected_bias: self.corrected_bias.clone(),
+            written: self.written,
+            seen: Mutex::new(None),
+        }
+    }
+
     /// Gives it the stages of its ways.
     pub(crate) fn with_branches(mut self, branches: Vec<Vec<Self>>) -> Self {
         self.branches = branches;

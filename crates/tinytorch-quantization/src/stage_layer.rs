@@ -162,13 +162,16 @@ impl Stage {
     }
 }
 
+/// The stage of a way whose output can be given the parameters in which all ways shall end, if there is one.
+pub(crate) fn writes_shared(stages: &[Stage]) -> Option<usize> {
+    let last = stages.iter().rposition(|stage| !stage.is_monotone());
+    last.filter(|&index| stages[index].chooses_output())
+}
+
 /// The layers of a way and what the codes at its end mean. If all ways shall end alike (`shared`), the last layer that chooses
 /// its output takes that, as long as only layers follow that keep the meaning of codes and their order.
 fn way(stages: &[Stage], input: QParams, shared: Option<QParams>) -> Result<(Chain, QParams)> {
-    let last = stages.iter().rposition(|stage| !stage.is_monotone());
-    let shared = last
-        .filter(|&index| stages[index].chooses_output())
-        .zip(shared);
+    let shared = writes_shared(stages).zip(shared);
     let mut current = input;
     let mut layers = Vec::with_capacity(stages.len());
     for (index, stage) in stages.iter().enumerate() {

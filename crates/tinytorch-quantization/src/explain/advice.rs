@@ -4,14 +4,16 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use super::report::Share;
-use super::simulate::{Node, Simulation, Source, Switches, Weights, join, write, written};
+use super::simulate::{Node, Simulation, Source, Switches, join, write, written};
+use super::weights::{Input, Weights};
+use crate::convert::calibrate;
 use crate::error::Result;
-use crate::folded::Folded;
 use crate::framework::Tensor;
+use crate::prepare::Prepared;
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
-use crate::repair::RoundingOptions;
 use crate::repair::layer::Statistics;
+use crate::repair::{RoundingOptions, equalize};
 use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
 
 /// What may be done about an error, the cheapest first.
@@ -20,6 +22,8 @@ use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
 pub enum Remedy {
     /// Calibrate with [`Calibration::MinMax`](crate::Calibration::MinMax): nothing is clipped. Costs nothing.
     CalibrateMinMax,
+    /// [`repair`](crate::repair()) with equalization alone, which calibrates again. Costs one pass over the data, and no byte.
+    Equalize,
     /// [`repair`](crate::repair()) with bias correction alone. Costs one pass over the data, and no byte.
     CorrectBias,
     /// [`repair`](crate::repair()) with learned rounding, which corrects the biases as well. Costs seconds to minutes, and no
@@ -37,6 +41,7 @@ impl std::fmt::Display for Remedy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = match self {
             Self::CalibrateMinMax => "calibrate with min-max".to_owned(),
+            Self::Equalize => "equalize channels across layers".to_owned(),
             Self::CorrectBias => "correct the biases".to_owned(),
             Self::LearnRounding => "learn the rounding".to_owned(),
             Self::ScalePerChannel => "a scale per channel".to_owned(),
@@ -60,18 +65,26 @@ const ALL_ON: Switches<'static> = &|_, _, _| true;
 
 /// Predictions for all remedies that apply, the cheapest first.
 pub(super) fn predict(
+    prepared: &Prepared,
     simulation: &Simulation<'_>,
     batches: &[Tensor],
     layers: &[Share],
     all: f64,
     measure: &dyn Fn(&[Tensor]) -> f64,
 ) -> Result<Vec<Prediction>> {
-    let mut remedies = vec![
-        Remedy::CalibrateMinMax,
-        Remedy::CorrectBias,
-        Remedy::LearnRounding,
-    ];
+    let mut predictions = Vec::new();
+    let mut remedies = Vec::new();
+    if simulation.input.is_some() || simulation.nodes.iter().any(has_range) {
+        remedies.push(Remedy::CalibrateMinMax);
+    }
+    let has_weights = simulation.sites.iter().any(|site| site.channels > 0);
+    if has_weights {
+        remedies.push(Remedy::CorrectBias);
+    }
     let schemes = schemes(&simulation.nodes);
+    if !schemes.is_empty() {
+        remedies.push(Remedy::LearnRounding);
+    }
     if schemes
         .iter()
         .any(|s| s.granularity == Granularity::PerTensor)
@@ -84,12 +97,19 @@ pub(super) fn predict(
     {
         remedies.push(Remedy::EightBits);
     }
-    let mut predictions = Vec::new();
     for remedy in remedies {
         let flow = batches.iter().map(|x| (x.clone(), x.clone())).collect();
         let outputs = run(simulation, &remedy, flow)?;
         let gain = all - measure(&outputs);
         predictions.push(Prediction { remedy, gain });
+    }
+    if let Some(equalized) = equalized(prepared, batches)? {
+        let equalized = Simulation::new(&equalized)?;
+        let outputs = batches.iter().map(|x| equalized.run(x, ALL_ON));
+        let gain = all - measure(&outputs.collect::<Result<Vec<_>>>()?);
+        let remedy = Remedy::Equalize;
+        let cheaper = predictions.partition_point(|p| p.remedy < remedy);
+        predictions.insert(cheaper, Prediction { remedy, gain });
     }
     // Of the layers, the one whose weights and bias make the largest error.
     let mut names: Vec<&str> = layers.iter().map(|share| share.layer.as_str()).collect();
@@ -124,17 +144,42 @@ pub(super) fn predict(
     Ok(predictions)
 }
 
+/// The model with its channels equalized, calibrated with the batches; `None` if no two layers can share scales.
+fn equalized(prepared: &Prepared, batches: &[Tensor]) -> Result<Option<Prepared>> {
+    let mut copy = prepared.copy();
+    if equalize(&mut copy)?.pairs.is_empty() {
+        return Ok(None);
+    }
+    copy.forget_observations()?;
+    calibrate(&mut copy, batches.iter().cloned())?;
+    Ok(Some(copy))
+}
+
+/// Whether calibration found a range for it, or for what is inside of it.
+fn has_range(node: &Node<'_>) -> bool {
+    match node {
+        Node::Weighted { output, .. } => output.is_some(),
+        Node::Table { output, .. } | Node::Plain { output, .. } => output.is_some(),
+        Node::Ways {
+            output, branches, ..
+        } => output.is_some() || branches.iter().flatten().any(has_range),
+    }
+}
+
+/// The schemes of all weights that are codes.
 fn schemes(nodes: &[Node<'_>]) -> Vec<Scheme> {
     let mut found = Vec::new();
     for node in nodes {
         match node {
-            Node::Weighted { weights, .. } => found.push(weights.folded.scheme),
+            Node::Weighted { weights, .. } if weights.are_codes() => {
+                found.push(weights.folded.scheme);
+            }
             Node::Ways { branches, .. } => {
                 branches
                     .iter()
                     .for_each(|branch| found.extend(schemes(branch)));
             }
-            Node::Plain { .. } => {}
+            Node::Weighted { .. } | Node::Table { .. } | Node::Plain { .. } => {}
         }
     }
     found
@@ -168,9 +213,8 @@ fn through(node: &Node<'_>, remedy: &Remedy, flow: Flow) -> Result<Flow> {
             site,
             weights,
             output,
-            input,
         } => {
-            let changed = remedied_weights(weights, remedy, *input, &flow)?;
+            let changed = remedied_weights(weights, remedy, &flow)?;
             let weights = changed.as_ref().unwrap_or(weights);
             let mut before = Vec::with_capacity(flow.len());
             for (real, got) in &flow {
@@ -181,17 +225,11 @@ fn through(node: &Node<'_>, remedy: &Remedy, flow: Flow) -> Result<Flow> {
             }
             if *remedy == Remedy::CorrectBias {
                 let outputs = weights.folded.bias.len();
-                let shift = mean_error(&before, outputs)?;
+                let shift = mean_error(weights, &before, outputs)?;
                 for (_, got) in &mut before {
-                    let shape: Vec<usize> = (0..got.shape().len())
-                        .map(|axis| {
-                            if axis == channel_axis(got) {
-                                outputs
-                            } else {
-                                1
-                            }
-                        })
-                        .collect();
+                    let axis = weights.channel_axis(got);
+                    let mut shape = vec![1; got.shape().len()];
+                    shape[axis] = outputs;
                     *got = got.try_add(&Tensor::new(shift.clone(), &shape)?)?;
                 }
             }
@@ -199,7 +237,20 @@ fn through(node: &Node<'_>, remedy: &Remedy, flow: Flow) -> Result<Flow> {
                 .into_iter()
                 .map(|(real, got)| (weights.activated(real), weights.activated(got)))
                 .collect();
-            let output = remedied_range(Some(*output), &after, remedy)?;
+            let output = remedied_range(*output, &after, remedy)?;
+            written_flow(after, output, *site)
+        }
+        Node::Table {
+            site,
+            stage,
+            read,
+            output,
+        } => {
+            let mut after = Vec::with_capacity(flow.len());
+            for (real, got) in &flow {
+                after.push((stage.compute(real)?, read.forward_definition(got)?));
+            }
+            let output = remedied_range(*output, &after, remedy)?;
             written_flow(after, output, *site)
         }
         Node::Plain {
@@ -244,27 +295,18 @@ fn written_flow(flow: Flow, output: Option<QParams>, site: usize) -> Result<Flow
     };
     flow.into_iter()
         .map(|(real, got)| {
-            let got = written(&got, output, site, ALL_ON)?;
+            let got = written(&got, output, site, 1, ALL_ON)?;
             Ok((real, got))
         })
         .collect()
 }
 
-/// The axis of the channels of a layer's output: behind a convolution the second, behind a linear layer the last.
-fn channel_axis(y: &Tensor) -> usize {
-    if y.shape().len() == 4 {
-        1
-    } else {
-        y.shape().len() - 1
-    }
-}
-
 /// Of each channel, the mean of what is missing.
-fn mean_error(flow: &Flow, outputs: usize) -> Result<Vec<f32>> {
+fn mean_error(weights: &Weights, flow: &Flow, outputs: usize) -> Result<Vec<f32>> {
     let (mut sums, mut count) = (vec![0.0_f64; outputs], 0);
     for (real, got) in flow {
         let difference = real.array().into_owned() - got.array();
-        let axis = channel_axis(got);
+        let axis = weights.channel_axis(got);
         for (sum, values) in sums.iter_mut().zip(difference.axis_iter(Axis(axis))) {
             *sum += values.iter().map(|&x| f64::from(x)).sum::<f64>();
         }
@@ -296,23 +338,29 @@ fn remedied_range(
 }
 
 /// The weights as the remedy would write them, if it is one for weights.
-fn remedied_weights(
-    weights: &Weights,
-    remedy: &Remedy,
-    input: QParams,
-    flow: &Flow,
-) -> Result<Option<Weights>> {
+fn remedied_weights(weights: &Weights, remedy: &Remedy, flow: &Flow) -> Result<Option<Weights>> {
+    if !weights.are_codes() {
+        return Ok(None);
+    }
     let folded = &weights.folded;
+    let input_scale = match weights.input {
+        Input::Codes(qparams) => Some(qparams.scale),
+        Input::Real => None,
+    };
     let scheme = match remedy {
         Remedy::LearnRounding => {
-            let statistics = Statistics::of(folded, flow)?;
+            let multiplied = flow.iter().map(|(real, got)| {
+                let got = weights.multiplied(got)?;
+                Ok((real.clone(), got))
+            });
+            let statistics = Statistics::of(folded, &multiplied.collect::<Result<Vec<_>>>()?)?;
             let options = RoundingOptions::default();
-            let codes = statistics.learn_codes(folded, Some(input.scale), true, options)?;
+            let codes = statistics.learn_codes(folded, input_scale, true, options)?;
             let mut weights = weights.rewritten(&codes);
             weights.read_bias = statistics.corrected_bias(folded, &weights.read);
             return Ok(Some(weights));
         }
-        Remedy::ScalePerChannel => Scheme {
+        Remedy::ScalePerChannel if folded.scheme.granularity == Granularity::PerTensor => Scheme {
             granularity: Granularity::PerChannel { axis: 0 },
             ..folded.scheme
         },
@@ -322,16 +370,10 @@ fn remedied_weights(
         },
         _ => return Ok(None),
     };
-    let changed = Folded {
-        scheme,
-        ..folded.clone()
+    let weight = folded.weight.view();
+    let codes = match input_scale {
+        Some(scale) => crate::layer::quantize_parts(weight, &folded.bias, scheme, scale)?.0,
+        None => QTensor::quantize(weight, scheme)?,
     };
-    let (codes, _) = crate::layer::quantize_parts(
-        changed.weight.view(),
-        &changed.bias,
-        changed.scheme,
-        input.scale,
-    )?;
-    let codes: QTensor = codes;
     Ok(Some(weights.rewritten(&codes)))
 }

@@ -8,6 +8,9 @@
 //! - *alone*: the model in `f32` with only this source on: the error it makes by itself;
 //! - *gain*: the integer model with only this source off: what removing it would win. Less than 0: it makes good for another.
 //!
+//! Layers of every precision are taken apart. What a dynamic or a bf16 layer rounds of its input is activation rounding of that
+//! layer; a weight-only layer rounds no activation.
+//!
 //! ```
 //! use rand::SeedableRng;
 //! use tinytorch_core::Tensor;
@@ -38,6 +41,7 @@
 mod advice;
 mod report;
 mod simulate;
+mod weights;
 
 pub use advice::{Prediction, Remedy};
 pub use report::{ChannelShare, Explanation, Share, SourceTotal};
@@ -69,7 +73,7 @@ impl Default for ExplainOptions {
     }
 }
 
-/// Explains the error of the outputs, `Σ (f32 − integer)² / Σ f32²` over all batches.
+/// Explains the error of the outputs, `Σ (f32 − integer)² / Σ f32²` over all batches, of any shape that the model takes.
 ///
 /// Costs two runs of the model in `f32` for each layer and source that makes an error, and one for each channel that is looked at.
 ///
@@ -137,7 +141,7 @@ pub fn explain_with(
                 source,
                 Source::ActivationRounding | Source::ActivationClipping
             );
-            if of_weights && place.channels == 0 {
+            if of_weights && !place.has_weights {
                 continue;
             }
             let alone = run(&|at, s, _| (at, s) == (site, source))? - real;
@@ -171,7 +175,7 @@ pub fn explain_with(
     }
     channels.sort_by(|a, b| b.gain.total_cmp(&a.gain));
     let predictions = if options.predict {
-        advice::predict(&simulation, batches, &layers, all, measure)?
+        advice::predict(prepared, &simulation, batches, &layers, all, measure)?
     } else {
         Vec::new()
     };

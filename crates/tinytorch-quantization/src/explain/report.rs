@@ -49,7 +49,8 @@ pub struct ChannelShare {
 pub struct Explanation {
     /// The error of the integer model.
     pub measured: f64,
-    /// The error of the simulation in which sources are swapped. It differs from `measured` by what is rounded otherwise in `f32`.
+    /// The error of the simulation in which sources are swapped. It differs from `measured` by what is rounded otherwise in `f32`:
+    /// see [`Explanation::is_faithful`].
     pub simulated: f64,
     /// By source.
     pub sources: Vec<SourceTotal>,
@@ -68,9 +69,21 @@ impl Explanation {
         self.layers.iter().max_by(|a, b| a.gain.total_cmp(&b.gain))
     }
 
-    /// The cheapest remedy that gains at least half of what the best one would; `None` if none gains anything.
+    /// Whether the simulation makes the error of the integer model, to within half of the larger of the two. If not, shares and
+    /// predictions are of something else: a measure that a single tie decides, for instance.
+    #[must_use]
+    pub fn is_faithful(&self) -> bool {
+        let largest = self.measured.abs().max(self.simulated.abs());
+        (self.measured - self.simulated).abs() <= 0.5 * largest
+    }
+
+    /// The cheapest remedy that gains at least half of what the best one would; `None` if none gains anything, or if the
+    /// simulation is not faithful.
     #[must_use]
     pub fn advice(&self) -> Option<&Prediction> {
+        if !self.is_faithful() {
+            return None;
+        }
         let best = self.predictions.iter().map(|p| p.gain).fold(0.0, f64::max);
         let mut worthy = self.predictions.iter();
         worthy.find(|p| p.gain > 0.0 && p.gain >= 0.5 * best)
@@ -151,6 +164,11 @@ impl fmt::Display for Explanation {
                 "\nAdvice: {}. It should win {}.",
                 best.remedy,
                 share(best.gain)
+            ),
+            None if !self.is_faithful() => writeln!(
+                f,
+                "\nNo advice: the simulation makes an error of {:.3e}, so nothing above is about this model.",
+                self.simulated
             ),
             None if self.predictions.is_empty() => Ok(()),
             None => writeln!(f, "\nAdvice: leave it as it is."),

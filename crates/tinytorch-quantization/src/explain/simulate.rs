@@ -9,18 +9,20 @@
 //!
 //! and the same for activations, and `b + bias · (b̂ − b)`.
 
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{Axis, IxDyn};
 use serde::Serialize;
 
+use super::weights::Weights;
+use crate::composite::Takes;
 use crate::error::Result;
-use crate::folded::{Folded, Operation};
 use crate::framework::{Tensor, no_grad};
-use crate::parameters::Parameters;
+use crate::narrow::QNarrow;
 use crate::prepare::Prepared;
 use crate::qlayer::QLayer;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams};
 use crate::stage::{Plan, Stage, demands_codes};
+use crate::stage_layer::writes_shared;
 
 /// What makes an integer model differ from the one in `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -68,26 +70,26 @@ pub(super) type Switches<'a> = &'a dyn Fn(usize, Source, usize) -> bool;
 #[derive(Debug)]
 pub(super) struct Site {
     pub name: String,
-    /// Outputs of its weight; 0 without.
+    /// Whether it has weights, which may be a table.
+    pub has_weights: bool,
+    /// Outputs of its weight; 0 without, and for a table.
     pub channels: usize,
-}
-
-/// A weight and a bias, real, clipped, and as the integers read back.
-#[derive(Clone, Debug)]
-pub(super) struct Weights {
-    pub folded: Folded,
-    clipped: ArrayD<f32>,
-    pub read: ArrayD<f32>,
-    pub read_bias: Vec<f32>,
 }
 
 /// One stage, to be run.
 pub(super) enum Node<'a> {
+    /// A layer with weights; its output is written with codes, or not.
     Weighted {
         site: usize,
         weights: Box<Weights>,
-        output: QParams,
-        input: QParams,
+        output: Option<QParams>,
+    },
+    /// A table of narrow numbers.
+    Table {
+        site: usize,
+        stage: &'a Stage,
+        read: Box<QNarrow>,
+        output: Option<QParams>,
     },
     /// Computed as it is; its output is written with codes, or not.
     Plain {
@@ -117,12 +119,19 @@ impl<'a> Simulation<'a> {
     /// Those of converting.
     pub fn new(prepared: &'a Prepared) -> Result<Self> {
         let meaning = prepared.input_qparams()?;
-        let input = demands_codes(prepared.stages(), false).then_some(meaning);
+        let input = demands_codes(prepared.stages(), true).then_some(meaning);
         let mut sites = vec![Site {
-            name: "input".to_owned(),
+            name: prepared.input_name().to_owned(),
+            has_weights: false,
             channels: 0,
         }];
-        let nodes = nodes(prepared.stages(), meaning, &mut sites)?;
+        let nodes = nodes(
+            prepared.stages(),
+            meaning,
+            input.is_some(),
+            None,
+            &mut sites,
+        )?;
         Ok(Self {
             sites,
             input,
@@ -133,165 +142,107 @@ impl<'a> Simulation<'a> {
     /// The output for one batch.
     pub fn run(&self, x: &Tensor, on: Switches<'_>) -> Result<Tensor> {
         let x = match self.input {
-            Some(qparams) => written(x, qparams, 0, on)?,
+            Some(qparams) => written(x, qparams, 0, 1, on)?,
             None => x.clone(),
         };
         self.nodes.iter().try_fold(x, |x, node| node.run(&x, on))
     }
 }
 
+/// The nodes of stages. What enters them means `meaning` if it is codes, and is codes if `on_codes`. The ways of a concatenation
+/// shall end in `shared`.
 fn nodes<'a>(
     stages: &'a [Stage],
     mut meaning: QParams,
+    mut on_codes: bool,
+    shared: Option<QParams>,
     sites: &mut Vec<Site>,
 ) -> Result<Vec<Node<'a>>> {
     let mut nodes = Vec::with_capacity(stages.len());
-    for stage in stages {
-        let output = stage.output_qparams(meaning)?;
+    let shared = writes_shared(stages).zip(shared);
+    for (index, stage) in stages.iter().enumerate() {
+        let output = match shared {
+            Some((writes, output)) if writes == index => output,
+            _ => stage.output_qparams(meaning)?,
+        };
+        let meets_codes = matches!(stage.plan, Plan::Concat { real: None });
+        let end = meets_codes.then_some(output);
+        let inside = match stage.takes() {
+            Takes::Codes => true,
+            Takes::Real => false,
+            Takes::Either => on_codes,
+        };
         let mut branches = Vec::new();
         for branch in stage.branches() {
-            branches.push(self::nodes(branch, meaning, sites)?);
+            branches.push(self::nodes(branch, meaning, inside, end, sites)?);
         }
         let layer = stage.quantize(meaning, output);
         let layer = layer.map_err(|error| error.in_layer(stage.name()))?;
         let site = sites.len();
-        let mut channels = 0;
-        let node = match (&layer, stage.folded()?) {
+        let written = written_as(&layer, output, inside);
+        let weights = match (&layer, stage.fold()?) {
             (QLayer::Linear(integer), Some(folded)) => {
-                channels = folded.bias.len();
-                let weights = Weights::new(folded, integer.weight(), integer.bias(), meaning);
-                weighted(site, weights, meaning, output)
+                let (weight, bias) = (integer.weight(), integer.bias());
+                Some(Weights::integer(folded, weight, bias, meaning))
             }
             (QLayer::Conv2d(integer), Some(folded)) => {
-                channels = folded.bias.len();
-                let weights = Weights::new(folded, integer.weight(), integer.bias(), meaning);
-                weighted(site, weights, meaning, output)
+                let (weight, bias) = (integer.weight(), integer.bias());
+                Some(Weights::integer(folded, weight, bias, meaning))
             }
-            (QLayer::Residual(_) | QLayer::Concat(_), _) => Node::Ways {
+            (QLayer::Narrow(narrow), Some(folded)) => Some(Weights::narrow(folded, narrow)),
+            _ => None,
+        };
+        sites.push(Site {
+            name: stage.name().to_owned(),
+            has_weights: weights.is_some() || matches!(layer, QLayer::Narrow(_)),
+            channels: weights.as_ref().map_or(0, |own| own.folded.bias.len()),
+        });
+        let same = matches!(
+            layer,
+            QLayer::MaxPool2d(_) | QLayer::AvgPool2d(_) | QLayer::Relu | QLayer::Flatten
+        );
+        nodes.push(match (layer, weights) {
+            (_, Some(weights)) => Node::Weighted {
+                site,
+                weights: Box::new(weights),
+                output: written,
+            },
+            (QLayer::Narrow(read), None) => Node::Table {
+                site,
+                stage,
+                read,
+                output: written,
+            },
+            (QLayer::Residual(_) | QLayer::Concat(_), None) => Node::Ways {
                 site,
                 stage,
                 branches,
-                output: layer.real_output().or_else(|| codes(&layer, output)),
+                output: written,
             },
             _ => Node::Plain {
                 site,
                 stage,
-                output: match &layer {
-                    // The codes of these are codes that came in.
-                    QLayer::MaxPool2d(_) | QLayer::Relu | QLayer::Flatten => None,
-                    layer => layer.real_output().or_else(|| codes(layer, output)),
-                },
+                output: written,
             },
-        };
-        sites.push(Site {
-            name: stage.name().to_owned(),
-            channels,
         });
-        nodes.push(node);
+        if !same {
+            on_codes = written.is_some();
+        }
         meaning = output;
     }
     Ok(nodes)
 }
 
-/// The meaning of a layer's codes, if it gives codes.
-fn codes(layer: &QLayer, output: QParams) -> Option<QParams> {
+/// How the output of a layer is written, if it is; `on_codes` says whether codes come in.
+fn written_as(layer: &QLayer, output: QParams, on_codes: bool) -> Option<QParams> {
     match layer {
-        QLayer::Float(_) => None,
-        QLayer::Residual(residual) => residual.sum.output(),
-        QLayer::Concat(ways) => ways.join.output(),
-        _ => Some(output),
-    }
-}
-
-fn weighted<'a>(site: usize, weights: Weights, input: QParams, output: QParams) -> Node<'a> {
-    Node::Weighted {
-        site,
-        weights: Box::new(weights),
-        output,
-        input,
-    }
-}
-
-impl Weights {
-    fn new(folded: Folded, codes: &QTensor, bias: &[i32], input: QParams) -> Self {
-        let scales = codes.row_scales();
-        let read_bias = bias.iter().zip(&scales).map(|(&code, &scale)| {
-            (f64::from(code) * f64::from(input.scale) * f64::from(scale)) as f32
-        });
-        let read_bias = read_bias.collect();
-        let read = codes.dequantize();
-        Self::with_codes(folded, read, codes.parameters(), codes.range(), read_bias)
-    }
-
-    /// The same layer with a weight that was written otherwise, and the bias as it is.
-    pub fn rewritten(&self, codes: &QTensor) -> Self {
-        let (folded, bias) = (self.folded.clone(), self.read_bias.clone());
-        Self::with_codes(
-            folded,
-            codes.dequantize(),
-            codes.parameters(),
-            codes.range(),
-            bias,
-        )
-    }
-
-    fn with_codes(
-        folded: Folded,
-        read: ArrayD<f32>,
-        parameters: &Parameters,
-        range: CodeRange,
-        read_bias: Vec<f32>,
-    ) -> Self {
-        let pairs = parameters.pairs();
-        let mut clipped = folded.weight.clone();
-        for (row, mut values) in clipped.axis_iter_mut(Axis(0)).enumerate() {
-            let scale = pairs[row.min(pairs.len() - 1)].scale;
-            let (low, high) = (range.min as f32 * scale, range.max as f32 * scale);
-            values.mapv_inplace(|w| w.clamp(low, high));
-        }
-        Self {
-            folded,
-            clipped,
-            read,
-            read_bias,
-        }
-    }
-
-    /// The layer without its ReLU, with what is on.
-    pub fn compute(&self, x: &Tensor, site: usize, on: Switches<'_>) -> Result<Tensor> {
-        let mut weight = self.folded.weight.clone();
-        let mut bias = self.folded.bias.clone();
-        for (row, mut values) in weight.axis_iter_mut(Axis(0)).enumerate() {
-            let (clips, rounds) = (
-                on(site, Source::WeightClipping, row),
-                on(site, Source::WeightRounding, row),
-            );
-            let clipped = self.clipped.index_axis(Axis(0), row);
-            let read = self.read.index_axis(Axis(0), row);
-            if clips && rounds {
-                values.assign(&read);
-            } else if clips {
-                values.assign(&clipped);
-            } else if rounds {
-                values += &(&read - &clipped);
-            }
-            if on(site, Source::Bias, row) {
-                bias[row] = self.read_bias[row];
-            }
-        }
-        let outputs = bias.len();
-        let (weight, bias) = (Tensor::from_array(weight), Tensor::new(bias, &[outputs])?);
-        Ok(no_grad(|| match self.folded.operation {
-            Operation::Linear => x.matmul(&weight.transpose()?)?.try_add(&bias),
-            Operation::Conv2d(options) => x.conv2d(&weight, Some(&bias), options),
-        })?)
-    }
-
-    pub fn activated(&self, y: Tensor) -> Tensor {
-        if self.folded.relu {
-            no_grad(|| y.relu())
-        } else {
-            y
+        QLayer::Linear(_) | QLayer::Conv2d(_) | QLayer::Embedding(_) => Some(output),
+        // The mean of codes is rounded to a code, that of real values is not.
+        QLayer::AvgPool2d(_) => on_codes.then_some(output),
+        // The codes of these are codes that came in.
+        QLayer::MaxPool2d(_) | QLayer::Relu | QLayer::Flatten => None,
+        QLayer::Float(_) | QLayer::Residual(_) | QLayer::Concat(_) | QLayer::Narrow(_) => {
+            layer.real_output()
         }
     }
 }
@@ -303,10 +254,25 @@ impl Node<'_> {
                 site,
                 weights,
                 output,
-                ..
             } => {
                 let y = weights.activated(weights.compute(x, *site, on)?);
-                written(&y, *output, *site, on)
+                let axis = weights.channel_axis(&y);
+                match *output {
+                    Some(qparams) => written(&y, qparams, *site, axis, on),
+                    None => Ok(y),
+                }
+            }
+            Self::Table {
+                site,
+                stage,
+                read,
+                output,
+            } => {
+                let y = match on(*site, Source::WeightRounding, 0) {
+                    true => read.forward_definition(x)?,
+                    false => stage.compute(x)?,
+                };
+                write(y, *output, *site, on)
             }
             Self::Plain {
                 site,
@@ -348,16 +314,17 @@ pub(super) fn write(
     on: Switches<'_>,
 ) -> Result<Tensor> {
     match qparams {
-        Some(qparams) => written(&y, qparams, site, on),
+        Some(qparams) => written(&y, qparams, site, 1, on),
         None => Ok(y),
     }
 }
 
-/// An activation, clipped and rounded where that is on. Channels lie along axis 1.
+/// An activation, clipped and rounded where that is on, with channels along `axis`.
 pub(super) fn written(
     y: &Tensor,
     qparams: QParams,
     site: usize,
+    axis: usize,
     on: Switches<'_>,
 ) -> Result<Tensor> {
     let codes = CodeRange::INT8;
@@ -366,7 +333,7 @@ pub(super) fn written(
     let real = |code: i32| qparams.scale * (code - qparams.zero_point) as f32;
     let (low, high) = (real(codes.min), real(codes.max));
     let mut result = values.into_owned();
-    let channels = result.shape().get(1).copied().unwrap_or(1);
+    let channels = result.shape().get(axis).copied().unwrap_or(1);
     let per_channel: Vec<(bool, bool)> = (0..channels.max(1))
         .map(|channel| {
             (
@@ -375,7 +342,7 @@ pub(super) fn written(
             )
         })
         .collect();
-    let along_channels = result.ndim() > 1;
+    let along_channels = result.ndim() > axis;
     let mix = |value: &mut f32, read: f32, (clips, rounds): (bool, bool)| {
         let clipped = value.clamp(low, high);
         *value = match (clips, rounds) {
@@ -387,8 +354,8 @@ pub(super) fn written(
     };
     if along_channels {
         for (channel, &flags) in per_channel.iter().enumerate() {
-            let values = result.index_axis_mut(Axis(1), channel);
-            let read = read.index_axis(Axis(1), channel);
+            let values = result.index_axis_mut(Axis(axis), channel);
+            let read = read.index_axis(Axis(axis), channel);
             for (value, read) in values.into_iter().zip(read) {
                 mix(value, *read, flags);
             }

@@ -101,7 +101,7 @@ proptest! {
 }
 
 /// An embedding, a branching middle and a linear end.
-fn words(seed: u64) -> (Sequential, Tensor) {
+pub fn words(seed: u64) -> (Sequential, Tensor) {
     let rng = &mut Rng::seed_from_u64(seed);
     let body = Sequential::new()
         .with(Linear::new(16, 40, rng))

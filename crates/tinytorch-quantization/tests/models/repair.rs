@@ -181,7 +181,7 @@ fn what_does_not_pass_factors_through_is_named() {
 }
 
 /// One output channel of a layer is a hundred times as strong as the others, and the next layer expects that.
-fn with_unequal_channels(rng: &mut Rng) -> Sequential {
+pub fn with_unequal_channels(rng: &mut Rng) -> Sequential {
     let model = network(rng);
     for (name, tensor) in model.named_tensors() {
         tensor.update(|mut values| match name.as_str() {
