@@ -21,6 +21,7 @@ pub const DEFAULT_BINS: usize = 2048;
 pub struct Histogram {
     negative: Vec<u64>,
     positive: Vec<u64>,
+    zeros: u64,
     /// 0 until a value other than 0.0 came: up to then one bin holds them all. In `f64`, where no `f32` divided by
     /// the number of bins underflows.
     bin_width: f64,
@@ -49,21 +50,23 @@ impl Histogram {
         Self {
             negative: vec![0; bins],
             positive: vec![0; bins],
+            zeros: 0,
             bin_width: 0.0,
             seen: None,
         }
     }
 
-    /// A histogram of counts made elsewhere: of `[bin · bin_width, (bin + 1) · bin_width)` for each sign, and the
-    /// smallest and largest value exactly.
+    /// A histogram of counts made elsewhere: of `[bin · bin_width, (bin + 1) · bin_width)` for each sign, how many of those in
+    /// the first bin are exactly 0, and the smallest and largest value exactly.
     ///
     /// # Errors
     ///
-    /// [`Error::BadHistogram`] if both signs have not the same, even number of bins, or `seen` does
-    /// not fit into them.
+    /// [`Error::BadHistogram`] if both signs have not the same, even number of bins, `seen` does
+    /// not fit into them, or the first bin holds fewer than `zeros`.
     pub fn from_counts(
         negative: Vec<u64>,
         positive: Vec<u64>,
+        zeros: u64,
         bin_width: f64,
         seen: ValueRange,
     ) -> Result<Self> {
@@ -74,10 +77,13 @@ impl Histogram {
             "the width of a bin must be finite and not below 0"
         } else if !(seen.min <= seen.max && f64::from(seen.max_abs()) <= bins as f64 * bin_width) {
             "the values seen lie beyond the last bin"
+        } else if zeros > positive[0] {
+            "zeros are counted in the first bin, which holds fewer"
         } else {
             return Ok(Self {
                 negative,
                 positive,
+                zeros,
                 bin_width,
                 seen: Some(seen),
             });
@@ -107,6 +113,7 @@ impl Histogram {
         self.make_room(f64::from(seen.max_abs()));
         for &value in values {
             let bin = self.bin_of(value);
+            self.zeros += u64::from(value == 0.0);
             if value < 0.0 {
                 self.negative[bin] += 1;
             } else {
@@ -128,6 +135,12 @@ impl Histogram {
         &self.positive
     }
 
+    /// How many values were exactly 0. They are in bin 0 as well.
+    #[must_use]
+    pub fn zeros(&self) -> u64 {
+        self.zeros
+    }
+
     /// How many bins there are for each sign.
     #[must_use]
     pub fn bins(&self) -> usize {
@@ -137,7 +150,8 @@ impl Histogram {
     /// How many values were counted.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.negative.iter().sum::<u64>() + self.positive.iter().sum::<u64>()
+        let both = self.negative.iter().chain(&self.positive);
+        both.fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The width of a bin; 0 if nothing but zeros came.
@@ -156,6 +170,37 @@ impl Histogram {
     #[must_use]
     pub fn seen(&self) -> Option<ValueRange> {
         self.seen
+    }
+
+    /// The same values in wider bins, so that those that hold any hold `values_per_bin` on average, zeros not counted.
+    ///
+    /// Neighbours merge in pairs, and an empty bin is added if an odd number results, as long as `fewest` bins remain.
+    #[must_use]
+    pub fn merged(&self, values_per_bin: u64, fewest: usize) -> Self {
+        let mut merged = self.clone();
+        let values = self.total().saturating_sub(self.zeros);
+        loop {
+            let is_enough = values >= values_per_bin.saturating_mul(merged.filled_bins());
+            let bins = (merged.bins() / 2).next_multiple_of(2);
+            if is_enough || bins < fewest || bins == merged.bins() {
+                return merged;
+            }
+            for counts in [&mut merged.negative, &mut merged.positive] {
+                merge_pairs(counts);
+                counts.truncate(bins);
+            }
+            merged.bin_width *= 2.0;
+        }
+    }
+
+    /// How many bins hold a magnitude that is not 0, of either sign.
+    fn filled_bins(&self) -> u64 {
+        let both = self.negative.iter().zip(&self.positive).enumerate();
+        let holds = |bin: usize, below: u64, above: u64| {
+            below > 0 || above > if bin == 0 { self.zeros } else { 0 }
+        };
+        both.map(|(bin, (&below, &above))| u64::from(holds(bin, below, above)))
+            .sum()
     }
 
     fn bin_of(&self, value: f32) -> usize {
@@ -223,6 +268,26 @@ mod tests {
         assert_eq!((histogram.bin_width(), histogram.total()), (0.0, 2));
         histogram.add(&[8.0]).expect("finite");
         assert_eq!(histogram.positive(), [2, 0, 0, 1]);
+    }
+
+    #[test]
+    fn bins_merge_until_they_hold_enough() {
+        let mut histogram = Histogram::new(6);
+        histogram
+            .add(&[6.0, 0.5, 1.5, -1.5, 0.0, 0.0])
+            .expect("finite");
+        assert_eq!(histogram.zeros(), 2);
+        // Three filled bins hold 4 values: 2 for each need wider ones. Of the three that remain two are filled.
+        let merged = histogram.merged(2, 2);
+        assert_eq!((merged.bin_width(), merged.zeros()), (2.0, 2));
+        assert_eq!(merged.positive(), [4, 0, 1, 0]);
+        assert_eq!(merged.negative(), [1, 0, 0, 0]);
+        // Two bins are the fewest.
+        let fewest = histogram.merged(u64::MAX, 0);
+        assert_eq!((fewest.bin_width(), fewest.bins()), (4.0, 2));
+        assert_eq!(fewest.seen(), histogram.seen());
+        assert_eq!(histogram.merged(4, 5), histogram, "five must remain");
+        assert_eq!(histogram.merged(1, 1), histogram, "they hold enough");
     }
 
     #[test]

@@ -203,7 +203,10 @@ pub use convert::{SizeReport, calibrate, compare_sizes};
 pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
-pub use entropy::{EMPTY_BIN, EntropyObserver, coarsen, divergence, entropy_range};
+pub use entropy::{
+    EMPTY_BIN, EntropyObserver, VALUES_PER_BIN, coarsen, divergence, entropy_range,
+    trusted_entropy_range,
+};
 pub use error::{Error, NonFinite, Place, Result};
 pub use fake_quantize::{
     fake_quantize, fake_quantize_per_channel, fake_quantize_values, straight_through_gradient,

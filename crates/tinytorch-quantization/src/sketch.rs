@@ -227,7 +227,7 @@ impl Sketch {
     pub fn histogram(&self) -> Result<Histogram> {
         let seen = self.seen.ok_or(Error::NothingObserved { tensor: None })?;
         if seen.max_abs() == 0.0 {
-            return Histogram::from_counts(vec![0, 0], vec![self.zeros, 0], 0.0, seen);
+            return Histogram::from_counts(vec![0, 0], vec![self.zeros, 0], self.zeros, 0.0, seen);
         }
         let width = 2.0_f64.powi(self.top as i32 - 127 - FINEST as i32);
         let bin_of = |magnitude: f32| (f64::from(magnitude) / width) as usize;
@@ -239,7 +239,7 @@ impl Sketch {
             negative[at] = bin.negative.saturating_add(negative[at]);
             positive[at] = bin.positive.saturating_add(positive[at]);
         }
-        Histogram::from_counts(negative, positive, width, seen)
+        Histogram::from_counts(negative, positive, self.zeros, width, seen)
     }
 
     /// The bytes held: [`Sketch::BYTES`].

@@ -19,7 +19,10 @@ pub(super) const CHECKS: &[Check] = &[
                 "the worked example",
                 4,
                 2,
-                vec![4.0, 0.5, 0.5, -0.5, -0.5, 1.5, 1.5, 1.5, 1.5],
+                vec![
+                    4.0, 0.5, 0.5, -0.5, -0.5, 1.5, 1.5, 1.5, 1.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0,
+                    0.0,
+                ],
             )];
             cases.extend(
                 [(32, 0.0), (64, 6.0), (64, 9.0)]
@@ -38,6 +41,18 @@ pub(super) const CHECKS: &[Check] = &[
         why: "Saturation does not remove outliers, it moves them to the end. Left out of the count, the narrowest range always looks best.",
         item: "entropy_range",
         cases: |rng| (0..3).map(|_| heavy(rng, 32, 8)).collect(),
+        run,
+        judge,
+    },
+    Check {
+        id: "15.12/zeros-are-free",
+        weight: 1,
+        visibility: Visibility::Public,
+        what: "values behind a ReLU, half of them exactly 0",
+        why: "Zero has a code of its own in every range. Counted, the many zeros would be spread over the first level, which looks like a \
+              large loss, and the narrowest range would win.",
+        item: "entropy_range",
+        cases: |rng| (0..2).map(|_| rectified(rng, 64, 8)).collect(),
         run,
         judge,
     },
@@ -84,6 +99,13 @@ pub(super) fn bell(rng: &mut Rng, bins: usize, levels: usize, outlier: f32) -> C
     })
 }
 
+/// A bell behind a ReLU: half of the values are 0.
+pub(super) fn rectified(rng: &mut Rng, bins: usize, levels: usize) -> Case {
+    clear(bins, levels, "after a ReLU", || {
+        rng.normals(400).iter().map(|x| x.max(0.0)).collect()
+    })
+}
+
 /// A bell with one value in ten far outside.
 pub(super) fn heavy(rng: &mut Rng, bins: usize, levels: usize) -> Case {
     clear(bins, levels, "many outliers", || {
@@ -104,9 +126,10 @@ fn clear(bins: usize, levels: usize, note: &str, mut draw: impl FnMut() -> Vec<f
             continue;
         }
         let (below, above) = (histogram.negative(), histogram.positive());
-        let both: Vec<f64> = (0..bins)
+        let mut both: Vec<f64> = (0..bins)
             .map(|bin| (below[bin] + above[bin]) as f64)
             .collect();
+        both[0] -= histogram.zeros() as f64;
         let loss_of = |kept: usize| {
             let (inside, beyond) = both.split_at(kept);
             let mut piled = inside.to_vec();

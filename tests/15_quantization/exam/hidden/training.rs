@@ -102,7 +102,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "15.12/random",
         weight: 2,
         visibility: Visibility::Hidden,
-        what: "random bells with few and with many outliers, several numbers of bins and levels",
+        what: "random bells with few and with many outliers and behind a ReLU, several numbers of bins and levels",
         why: "A calibration that works on one layer only is of no use.",
         item: "entropy_range",
         cases: |rng| {
@@ -111,6 +111,7 @@ pub(super) const CHECKS: &[Check] = &[
                 entropy::bell(rng, 64, 16, 7.0),
                 entropy::heavy(rng, 64, 8),
                 entropy::heavy(rng, 32, 4),
+                entropy::rectified(rng, 48, 8),
             ]
         },
         run: entropy::run,
