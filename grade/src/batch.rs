@@ -18,7 +18,7 @@ use crate::questions::Questions;
 use crate::receipts::{Basis, submission_hash};
 use crate::results::Results;
 use crate::sandbox::{Confinement, Launcher};
-use crate::workshop::{Job, Workshop};
+use crate::workshop::{Job, Prebuilt, Workshop};
 
 /// A run: who grades what, with which walls.
 pub struct Batch<'a> {
@@ -126,25 +126,19 @@ impl Batch<'_> {
             limit,
         )?;
         let jobs = self.jobs.clamp(1, open.len());
-        // The reference is compiled while the jobs prepare themselves.
-        let (questions, prepared) = std::thread::scope(|scope| {
+        // The reference is compiled beside what submissions are linked with.
+        let (questions, prebuilt) = std::thread::scope(|scope| {
             let ask = scope.spawn(|| self.questions(&workshop));
-            let make: Vec<_> = (0..jobs)
-                .map(|number| {
-                    let workshop = &workshop;
-                    let number = u32::try_from(number).unwrap_or(u32::MAX);
-                    scope.spawn(move || Job::new(workshop, self.course, number))
-                })
-                .collect();
-            let prepared: Vec<_> = make.into_iter().map(join).collect();
-            (join(ask), prepared)
+            let make = scope.spawn(|| Prebuilt::make(&workshop, self.course));
+            (join(ask), join(make))
         });
-        let questions = questions?;
+        let (questions, prebuilt) = (questions?, prebuilt?);
         self.name_checks(&questions)?;
-        let libraries = workshop.libraries()?;
+        let libraries = workshop.libraries(&prebuilt.runner)?;
         let mut graders = Vec::new();
-        for job in prepared {
-            let job = job?;
+        for number in 0..jobs {
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            let job = Job::new(&workshop, self.course, prebuilt.exchange.as_ref(), number)?;
             graders.push(Grader {
                 course: self.course,
                 questions: &questions,
@@ -161,6 +155,7 @@ impl Batch<'_> {
                 job,
             });
         }
+        try_the_reference(&mut graders)?;
         let next = AtomicUsize::new(0);
         let done = Mutex::new((std::mem::take(summary), None::<anyhow::Error>));
         std::thread::scope(|scope| {
@@ -237,4 +232,28 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// The reference is graded first, by the way that submissions will go. If it does not earn everything so, they go the long way; if it
+/// does not earn everything so either, nobody is graded.
+fn try_the_reference(graders: &mut [Grader<'_>]) -> Result<()> {
+    let Some(first) = graders.first() else {
+        return Ok(());
+    };
+    let mut failed = first.failures_of_the_reference()?;
+    if !failed.is_empty() && first.job.exchange.is_some() {
+        for grader in &mut *graders {
+            grader.job.exchange = None;
+        }
+        failed = graders[0].failures_of_the_reference()?;
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::environment(format!(
+        "the course's own solution does not pass when it is graded here: {}",
+        failed.join(", ")
+    ))
+    .help("is this machine overloaded, or a check of yours not the same twice? see --time-limit, --hidden")
+    .into())
 }

@@ -66,6 +66,10 @@ impl Course {
                 parts.push(digest(&read_tree(&root, Path::new(folder))?));
             }
         }
+        let wrong = Path::new(&module.manifest.exam).join("wrong");
+        if root.join(&wrong).is_dir() {
+            parts.push(digest(&read_tree(&root, &wrong)?));
+        }
         parts.push(hash(&fs::read(root.join("Cargo.lock")).unwrap_or_default()));
         let own = root.join("grade/src");
         let own = if own.is_dir() {

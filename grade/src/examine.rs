@@ -1,5 +1,6 @@
 //! L4 and L5: one cell per check. Values come out on a pipe; the verdict is made here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::clean;
 use crate::model::{CheckResult, Misconception, Options, Outcome};
 use crate::questions::Questions;
 use crate::sandbox::{Cell, Confinement, Ended, Ending, Launcher, Limits, Wishes, run};
+use crate::workshop::ONLY_DECLARED;
 
 /// Bytes of replies that are read; the largest honest reply has a tenth of it.
 const REPLY: usize = 4 << 20;
@@ -19,8 +21,17 @@ const REPLY: usize = 4 << 20;
 /// Bytes of what a submission prints that are kept.
 const PRINTED: usize = 16 << 10;
 
+/// Threads of a runner; what is given uses [`WORKERS`].
+const THREADS: usize = 64;
+
+/// Threads among which the given code divides large products, whatever machine this is.
+const WORKERS: &str = "2";
+
 /// What all time-outs of one submission may cost together; after that a check has [`LAST_CHANCE`].
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What asking one submission may take by the clock; right ones take a second. After that a check has [`LAST_CHANCE`] as well.
+const BUDGET: Duration = Duration::from_secs(60);
 
 /// Still fifty times what a right answer takes.
 const LAST_CHANCE: Duration = Duration::from_millis(500);
@@ -44,19 +55,30 @@ pub struct Examiner<'a> {
     pub user: Option<u32>,
 }
 
+/// What came of asking.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// In the order of the exam.
+    pub results: Vec<CheckResult>,
+    /// True if a function was called that is only declared; see [`ONLY_DECLARED`].
+    pub met_a_declaration: bool,
+}
+
 impl Examiner<'_> {
-    /// Asks every check, each in a process of its own.
+    /// Asks every check, each in a process of its own. `open` are the holes in which the stub stands: a panic may say it came from another, and then it
+    /// is the submission that talks.
     ///
     /// # Errors
     ///
     /// An environment error if a cell cannot be locked: that is never the submission's doing.
-    pub fn ask(&self, runner: &Path) -> Result<Vec<CheckResult>> {
+    pub fn ask(&self, runner: &Path, open: &BTreeSet<String>) -> Result<Asked> {
+        let begun = Instant::now();
         let mut lost = Duration::ZERO;
         let mut slow: Vec<&str> = Vec::new();
-        let mut results = Vec::new();
+        let mut asked = Asked::default();
         let full = Duration::from_millis(self.options.check_ms);
         for record in &self.questions.record.checks {
-            let limit = if lost >= PATIENCE {
+            let limit = if lost >= PATIENCE || begun.elapsed() >= BUDGET {
                 LAST_CHANCE.min(full)
             } else if slow.contains(&record.exercise.as_str()) {
                 // One endless loop costs one long wait: what is asked of that exercise after it gets less.
@@ -64,14 +86,15 @@ impl Examiner<'_> {
             } else {
                 full
             };
-            let result = self.check(runner, record, limit)?;
+            let (result, met_a_declaration) = self.check(runner, record, limit, open)?;
+            asked.met_a_declaration |= met_a_declaration;
             if result.outcome == Outcome::TimedOut {
                 lost += limit;
                 slow.push(&record.exercise);
             }
-            results.push(result);
+            asked.results.push(result);
         }
-        Ok(results)
+        Ok(asked)
     }
 
     fn cell(&self, runner: &Path, limit: Duration) -> Cell {
@@ -94,7 +117,13 @@ impl Examiner<'_> {
         }
     }
 
-    fn check(&self, runner: &Path, record: &CheckRecord, limit: Duration) -> Result<CheckResult> {
+    fn check(
+        &self,
+        runner: &Path,
+        record: &CheckRecord,
+        limit: Duration,
+        open: &BTreeSet<String>,
+    ) -> Result<(CheckResult, bool)> {
         let begun = Instant::now();
         let request = Request {
             check: record.id.clone(),
@@ -105,11 +134,13 @@ impl Examiner<'_> {
         command
             .arg("answer")
             .current_dir("/")
-            .env("RUST_BACKTRACE", "0");
+            .env("RUST_BACKTRACE", "0")
+            .env("RAYON_NUM_THREADS", WORKERS);
         let wishes = Wishes {
             wall: limit,
             stdout: REPLY,
             stderr: PRINTED,
+            threads: Some(THREADS),
         };
         let ended = run(&mut command, &serde_json::to_vec(&request)?, &wishes)
             .map_err(|error| Failure::environment(format!("cannot start a cell: {error}")))?;
@@ -133,9 +164,14 @@ impl Examiner<'_> {
             replies.problem.as_deref(),
             &ended,
             limit,
+            open,
         );
         result.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(result)
+        let word = ONLY_DECLARED.as_bytes();
+        let met_a_declaration = [&ended.stdout, &ended.stderr]
+            .iter()
+            .any(|text| text.windows(word.len()).any(|window| window == word));
+        Ok((result, met_a_declaration))
     }
 }
 
@@ -152,6 +188,7 @@ fn judge(
     problem: Option<&str>,
     ended: &Ended,
     limit: Duration,
+    open: &BTreeSet<String>,
 ) -> CheckResult {
     let verdict = judge_check(record, replies);
     let reply = verdict.case.and_then(|case| replies.get(case));
@@ -162,7 +199,16 @@ fn judge(
             .difference
             .as_ref()
             .is_some_and(|one| one.name == "outcome");
-        failure(record.visibility, reply, is_outcome, problem, ended, limit)
+        let unfinished = reply
+            .and_then(Reply::unfinished)
+            .and_then(|tag| open.get(tag));
+        match unfinished {
+            Some(tag) => (
+                Outcome::Unfinished(tag.clone()),
+                format!("exercise {tag} is not written yet"),
+            ),
+            None => failure(record.visibility, reply, is_outcome, problem, ended, limit),
+        }
     };
     let printed = clean::bytes(&ended.stderr);
     CheckResult {
@@ -205,11 +251,6 @@ fn failure(
     limit: Duration,
 ) -> (Outcome, String) {
     match reply {
-        Some(reply) if reply.unfinished().is_some() => {
-            let tag = clean::line(reply.unfinished().unwrap_or_default(), 20);
-            let message = format!("exercise {tag} is not written yet");
-            (Outcome::Unfinished(tag), message)
-        }
         Some(Reply::Panicked(panic)) => {
             // A panic's text may hold the values that the code was given; the line in the student's own file is enough.
             let place = match (&panic.file, panic.line) {
@@ -251,6 +292,10 @@ fn failure(
                 )
             }
             Ending::Flooded => (Outcome::Malformed, "the answer has no end".into()),
+            Ending::TooManyThreads => (
+                Outcome::Died,
+                "it started threads without end; no exercise needs one".into(),
+            ),
             Ending::Killed(signal) => (
                 Outcome::Died,
                 format!(
@@ -282,5 +327,59 @@ fn of_signal(signal: i32) -> &'static str {
         25 => "it wrote to a file",
         31 => "it tried what no exercise needs",
         _ => "it did not end by itself",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinytorch_exam::{Case, CaseRecord, Judge, Panic, Values};
+
+    fn outcome(message: &str) -> Outcome {
+        let record = CheckRecord {
+            id: "15.3/x".into(),
+            exercise: "15.3".into(),
+            weight: 1,
+            visibility: Visibility::Hidden,
+            what: String::new(),
+            why: String::new(),
+            item: String::new(),
+            judge: Judge::Equal,
+            cases: vec![CaseRecord {
+                case: Case::new("", Values::new()),
+                expected: Reply::Values(Values::new()),
+            }],
+            mistakes: Vec::new(),
+        };
+        let reply = Reply::Panicked(Panic {
+            message: message.to_owned(),
+            file: None,
+            line: None,
+        });
+        let ended = Ended {
+            ending: Ending::Left(0),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            took: Duration::ZERO,
+        };
+        let open = BTreeSet::from(["15.4".to_owned()]);
+        judge(
+            &record,
+            &[reply],
+            None,
+            &ended,
+            Duration::from_secs(1),
+            &open,
+        )
+        .outcome
+    }
+
+    /// A panic that said `not yet implemented: exercise <input>` was shown to students with the input.
+    #[test]
+    fn only_a_hole_that_is_open_counts_as_unfinished() {
+        let said = |what: &str| outcome(&format!("not yet implemented: exercise {what}"));
+        assert_eq!(said("15.4"), Outcome::Unfinished("15.4".into()));
+        assert_eq!(said("15.3"), Outcome::Panicked);
+        assert_eq!(said("[0.25, 1.5]"), Outcome::Panicked);
     }
 }

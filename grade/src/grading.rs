@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use tinytorch_exam::score;
+use tito::failure::Failure;
+use tito::markers::Marked;
 
 use crate::clean;
 use crate::course::Course;
@@ -116,9 +118,9 @@ impl Grader<'_> {
         result.needs_human |=
             graft.is_changed_outside || result.findings.iter().any(|one| one.needs_human);
         let runner = self.compile(&mut graft, result)?;
-        result.replaced = graft.replaced;
+        result.replaced.clone_from(&graft.replaced);
         let checks = match runner {
-            Some(runner) => self.examiner.ask(&runner)?,
+            Some(runner) => self.ask(&runner, &graft)?,
             None => Vec::new(),
         };
         result.exercises = self.exercises(&checks);
@@ -129,6 +131,75 @@ impl Grader<'_> {
         (result.points, result.bonus) = (points(false), points(true));
         result.receipt = Some(self.receipt(result));
         Ok(())
+    }
+
+    /// Asks all checks; once more with all given files compiled if a function was called that is only declared, which the linker should not have let happen.
+    fn ask(&self, runner: &Path, graft: &Graft) -> Result<Vec<CheckResult>> {
+        let without: BTreeSet<String> = graft
+            .replaced
+            .iter()
+            .filter_map(|one| one.hole.clone())
+            .collect();
+        let open = self.open(graft, &without);
+        let asked = self.examiner.ask(runner, &open)?;
+        if !asked.met_a_declaration {
+            return Ok(asked.results);
+        }
+        let files = assemble(&self.course.stubs, &graft.filled, &without);
+        match self.job.build_whole(&files)? {
+            Built::Ready(runner) => Ok(self.examiner.ask(&runner, &open)?.results),
+            Built::Errors(_) | Built::Stopped(_) => Ok(asked.results),
+        }
+    }
+
+    /// The holes in which the stub stands.
+    fn open(&self, graft: &Graft, without: &BTreeSet<String>) -> BTreeSet<String> {
+        let all = self.course.stubs.values().filter_map(|stub| {
+            let marked = Marked::parse(stub).ok()?;
+            let tags = marked.holes().iter().map(|hole| hole.tag.to_owned());
+            Some(tags.collect::<Vec<String>>())
+        });
+        all.flatten()
+            .filter(|tag| {
+                let filled = graft.filled.iter().find(|one| one.tag == *tag);
+                without.contains(tag) || filled.is_none_or(|one| is_stub(&one.body))
+            })
+            .collect()
+    }
+
+    /// Ids of the checks that the reference does not pass.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if it cannot be compiled or asked.
+    pub fn failures_of_the_reference(&self) -> Result<Vec<String>> {
+        let files = self.course.module.twin_files()?.into_iter();
+        let files: Vec<Assembled> = files
+            .map(|file| Assembled {
+                file: file.name,
+                text: file.text,
+                holes: Vec::new(),
+            })
+            .collect();
+        let runner = match self.job.build(&files)? {
+            Built::Ready(runner) => runner,
+            Built::Errors(found) => {
+                let said: Vec<String> = found.into_iter().filter_map(|one| one.rendered).collect();
+                let said: String = said.join("\n").chars().take(3_000).collect();
+                return Err(Failure::environment(format!(
+                    "the course's own solution does not compile in a cell\n{said}"
+                ))
+                .into());
+            }
+            Built::Stopped(why) => return Err(Failure::environment(why).into()),
+        };
+        let asked = self.examiner.ask(&runner, &BTreeSet::new())?;
+        let failed = asked.results.iter().filter(|check| !check.passed());
+        let mut failed: Vec<String> = failed.map(|check| check.id.clone()).collect();
+        if asked.met_a_declaration {
+            failed.push("a function that is only declared was called".into());
+        }
+        Ok(failed)
     }
 
     fn exercises(&self, checks: &[CheckResult]) -> Vec<ExerciseResult> {

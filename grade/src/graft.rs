@@ -66,7 +66,8 @@ pub fn graft(stubs: &Stubs, taken: &Taken, grants: &[String]) -> Graft {
 }
 
 fn one(file: &str, stub: &str, text: &str, grants: &[String], graft: &mut Graft) {
-    let text = text.replace("\r\n", "\n");
+    // What some editors put at the beginning and at the ends of lines is nobody's change.
+    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let Ok(own) = Marked::parse(stub) else {
         return;
     };
@@ -245,6 +246,12 @@ mod tests {
         assert!(graft.filled.is_empty() && graft.reasons[0].contains("a.rs"));
         let none = super::graft(&stubs(), &Taken::new(), &[]);
         assert!(none.reasons[0].contains("not handed in"));
+    }
+
+    #[test]
+    fn a_file_of_another_editor_is_the_same_file() {
+        let windows = format!("\u{feff}{}", STUB.replace('\n', "\r\n"));
+        assert!(!handed_in(&windows).is_changed_outside);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod examine;
 pub mod grading;
 pub mod graft;
 pub mod intake;
+pub mod misconceptions;
 pub mod model;
 pub mod policy;
 pub mod questions;

@@ -9,9 +9,11 @@ use tinytorch_exam::{ExamRecord, Visibility};
 use tito::failure::Failure;
 use tito::lock;
 use tito::snapshot::{hash, write_atomically};
+use tito::ui;
 use tito::workspace::Workspace;
 
 use crate::course::Course;
+use crate::misconceptions;
 use crate::model::{CheckInfo, ExerciseInfo};
 
 /// The reference answers all checks within this time.
@@ -40,7 +42,7 @@ impl Questions {
         Questions::new(course, serde_json::from_slice(&text).ok()?).ok()
     }
 
-    /// Asks the reference, and keeps its answers where only their owner can read them.
+    /// Asks the reference and the catalogued mistakes, and keeps their answers where only their owner can read them.
     ///
     /// # Errors
     ///
@@ -67,8 +69,14 @@ impl Questions {
             .into());
         }
         let text = fs::read(&reply).context("cannot read the reference's answers")?;
-        let record =
+        let mut record: ExamRecord =
             serde_json::from_slice(&text).context("the reference's answers are damaged")?;
+        if let Err(error) = misconceptions::enter(course, &mut record) {
+            ui::note(format!(
+                "no mistake of the catalogue will be named: {error:#}"
+            ));
+        }
+        let text = serde_json::to_vec(&record)?;
         let questions = Questions::new(course, record)?;
         lock::prepare(&workspace.state())?;
         keep(&path(workspace, course, toolchain, seed), &text)

@@ -60,10 +60,13 @@ pub fn run(context: &Context<'_>, a: &Path, b: &Path) -> Result<Outcome> {
 ///
 /// # Errors
 ///
-/// A usage error if it is not there; an environment error if it is damaged.
+/// A usage error if it is not there or no result.
 pub fn load(path: &Path) -> Result<SubmissionResult> {
-    results::read(path)?
-        .ok_or_else(|| Failure::usage(format!("there is no {}", path.display())).into())
+    let read = results::read(path).map_err(|_| {
+        Failure::usage(format!("{} is no result of a student", path.display()))
+            .help("results are RESULTS/students/NAME.json")
+    })?;
+    read.ok_or_else(|| Failure::usage(format!("there is no {}", path.display())).into())
 }
 
 /// Checks that ended differently: id, how it ended in the first, how in the second.

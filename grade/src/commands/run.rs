@@ -112,6 +112,7 @@ pub fn run(context: &Context<'_>, wishes: &Wishes) -> Result<Outcome> {
             "refused": summary.refused,
             "faults": summary.faults,
             "left_alone": listing.left_alone,
+            "alike": listing.alike,
             "seconds": summary.seconds,
         }));
     } else {
@@ -207,7 +208,10 @@ fn print(
     isolation: Isolation,
 ) {
     for name in &listing.left_alone {
-        ui::note(format!("left alone: {name}"));
+        ui::note(format!("not graded: {name}"));
+    }
+    for alike in &listing.alike {
+        ui::note(alike);
     }
     let mut parts = vec![format!("{} graded", summary.graded)];
     let more = [

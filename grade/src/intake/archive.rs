@@ -54,7 +54,8 @@ impl Archive {
             let shown = entry
                 .name()
                 .map_or_else(|_| "?".into(), |name| Path::new(&*name).to_owned());
-            let Some(path) = entry.enclosed_name() else {
+            let is_absolute = shown.is_absolute() || shown.to_string_lossy().contains(':');
+            let Some(path) = entry.enclosed_name().filter(|_| !is_absolute) else {
                 found.refuse(&shown, "a name that leads out of the archive", true);
                 continue;
             };

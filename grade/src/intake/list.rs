@@ -1,6 +1,6 @@
 //! Which submissions a folder holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,24 @@ pub struct Listing {
     pub submissions: Vec<Submission>,
     /// What is there and is no submission.
     pub left_alone: Vec<String>,
+    /// Submissions that may be the same student's: a sentence each.
+    pub alike: Vec<String>,
+}
+
+/// Of every student of a Canvas download the number of the last upload.
+fn newest(paths: &[PathBuf]) -> BTreeMap<String, u64> {
+    let mut newest = BTreeMap::new();
+    for path in paths {
+        let stem = path.to_str().and_then(|name| {
+            name.strip_suffix(".zip")
+                .or_else(|| name.strip_suffix(".ZIP"))
+        });
+        if let Some(canvas) = stem.and_then(names::canvas) {
+            let last: &mut u64 = newest.entry(canvas.number).or_default();
+            *last = canvas.upload.max(*last);
+        }
+    }
+    newest
 }
 
 /// Lists a folder of submissions. No submission is read.
@@ -38,9 +56,16 @@ pub fn list(folder: &Path) -> Result<Listing> {
         .map(|text| gradescope::parse(&text))
         .unwrap_or_default();
     let mut listing = Listing::default();
+    let newest = newest(&paths);
     let mut ids = BTreeSet::new();
     for path in paths {
-        let name = path.to_string_lossy().into_owned();
+        let Some(name) = path.to_str().map(str::to_owned) else {
+            // Plans and results name it in JSON, which is text.
+            let shown = clean::line(&path.to_string_lossy(), 200);
+            let why = "its name is no UTF-8 text: rename it, or it is not graded";
+            listing.left_alone.push(format!("{shown}: {why}"));
+            continue;
+        };
         let kind = fs::symlink_metadata(folder.join(&path)).map(|data| data.file_type());
         let is_folder = kind.as_ref().is_ok_and(fs::FileType::is_dir);
         let is_file = kind.as_ref().is_ok_and(fs::FileType::is_file);
@@ -51,7 +76,19 @@ pub fn list(folder: &Path) -> Result<Listing> {
         let mut submission = match stem {
             _ if is_hidden => continue,
             _ if name == "submission_metadata.yml" => continue,
-            Some(stem) if is_file => archive(stem, &path),
+            Some(stem) if is_file => {
+                let upload = names::canvas(stem).map(|canvas| (canvas.number, canvas.upload));
+                if let Some((student, upload)) = upload
+                    && newest.get(&student).is_some_and(|newest| *newest > upload)
+                {
+                    let shown = clean::line(&name, 200);
+                    listing
+                        .left_alone
+                        .push(format!("{shown}: the same student uploaded again later"));
+                    continue;
+                }
+                archive(stem, &path)
+            }
             _ if is_folder => blank(&name, Origin::Folder, &path),
             _ => {
                 listing.left_alone.push(clean::line(&name, 200));
@@ -75,6 +112,13 @@ pub fn list(folder: &Path) -> Result<Listing> {
         while !ids.insert(submission.id.to_lowercase()) {
             number += 1;
             submission.id = format!("{base}-{number}");
+        }
+        if number > 1 {
+            listing.alike.push(format!(
+                "{} is graded as {}, since there is another {base}: one student, or two?",
+                clean::line(&name, 200),
+                submission.id
+            ));
         }
         listing.submissions.push(submission);
     }
@@ -117,5 +161,52 @@ fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
         answers: None,
         missing: Vec::new(),
         refused: Vec::new(),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    /// Both were graded, and the older one's grade was published.
+    #[test]
+    fn of_two_uploads_of_one_student_the_later_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in [
+            "doejane_1001_70001_hw.zip",
+            "doejane_1001_70009_hw-1.zip",
+            "roejo_1002_70003_hw.zip",
+        ] {
+            fs::write(folder.path().join(name), "").expect("written");
+        }
+        for name in ["kim", "Kim"] {
+            fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        let listing = list(folder.path()).expect("submissions");
+        let sources: Vec<String> = listing
+            .submissions
+            .iter()
+            .map(|one| one.source.display().to_string())
+            .collect();
+        assert!(sources.contains(&"doejane_1001_70009_hw-1.zip".to_owned()));
+        assert!(!sources.contains(&"doejane_1001_70001_hw.zip".to_owned()));
+        assert_eq!((listing.left_alone.len(), listing.alike.len()), (1, 1));
+    }
+
+    /// One such name ended the whole run before anybody was graded.
+    #[test]
+    fn a_name_that_is_no_text_is_left_alone_and_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let odd = std::ffi::OsStr::from_bytes(b"j\xe4ne");
+        // Not every disk takes such a name.
+        if fs::create_dir(folder.path().join(odd)).is_err() {
+            return;
+        }
+        fs::create_dir(folder.path().join("jane")).expect("a folder");
+        let listing = list(folder.path()).expect("there is jane");
+        assert_eq!(listing.submissions.len(), 1);
+        assert!(listing.left_alone[0].contains("rename it"));
+        assert!(serde_json::to_string(&listing.submissions).is_ok());
     }
 }

@@ -152,11 +152,24 @@ fn choose<H>(
         .map(String::as_str)
         .chain([ANSWERS])
         .collect();
-    let Some(home) = home(module, &found.entries) else {
-        return (BTreeMap::new(), found.refused);
-    };
     let mut taken = BTreeMap::new();
     let entries = std::mem::take(&mut found.entries);
+    let is_answers = |entry: &&Entry<H>| entry.path.file_name().is_some_and(|name| name == ANSWERS);
+    let home = home(module, &entries).unwrap_or_default();
+    let has_answers = entries
+        .iter()
+        .filter(is_answers)
+        .any(|entry| entry.path.parent() == Some(&home));
+    // Written answers may lie elsewhere, above the code or without any: where there are some once, they are meant.
+    let mut elsewhere = entries.iter().filter(is_answers);
+    if let (false, Some(one), None) = (has_answers, elsewhere.next(), elsewhere.next()) {
+        match read(&one.handle) {
+            Ok(content) => {
+                taken.insert(ANSWERS.to_owned(), content);
+            }
+            Err((why, suspicious)) => found.refuse(&one.path, why, suspicious),
+        }
+    }
     for name in wanted {
         let like: Vec<&Entry<H>> = entries
             .iter()

@@ -9,6 +9,8 @@ pub(super) struct Canvas {
     pub name: String,
     /// Canvas' number of the student.
     pub number: String,
+    /// Canvas' number of the upload; later ones are higher.
+    pub upload: u64,
     /// Marked as late.
     pub late: bool,
 }
@@ -26,7 +28,13 @@ pub(super) fn canvas(stem: &str) -> Option<Canvas> {
     let number = next.to_owned();
     let upload = parts.next()?;
     parts.next()?;
-    (is_number(&number) && is_number(upload)).then_some(Canvas { name, number, late })
+    let upload = upload.parse().ok().filter(|_| is_number(upload))?;
+    is_number(&number).then_some(Canvas {
+        name,
+        number,
+        upload,
+        late,
+    })
 }
 
 /// A name for a result file: of the letters that every system takes, and different for different names.

@@ -214,12 +214,18 @@ fn replaced(text: &str, name: &str) -> String {
     let mut at = 0;
     while at < letters.len() {
         let there = letters.get(at..at + wanted.len());
-        if there.is_some_and(|there| {
-            there
-                .iter()
-                .map(|letter| lower(*letter))
-                .eq(wanted.iter().copied())
-        }) {
+        // Inside of a word it is no name, and the rest of the word would tell it.
+        let is_word = |letter: Option<&char>| letter.is_some_and(|one| one.is_alphanumeric());
+        let stands_alone = !is_word(at.checked_sub(1).and_then(|before| letters.get(before)))
+            && !is_word(letters.get(at + wanted.len()));
+        if stands_alone
+            && there.is_some_and(|there| {
+                there
+                    .iter()
+                    .map(|letter| lower(*letter))
+                    .eq(wanted.iter().copied())
+            })
+        {
             result += "[name]";
             at += wanted.len();
         } else {

@@ -3,6 +3,7 @@
 //! It holds the reference and the hidden checks; it is for Gradescope's upload form and for nobody else.
 
 use std::io::{Cursor, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -20,11 +21,13 @@ const RUN: &str = include_str!("autograder/run_autograder");
 
 /// How it shall grade.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Settings<'a> {
     /// Refuse to grade with less.
     pub isolation: Isolation,
     /// When students may see how hidden checks ended.
     pub hidden: Hidden,
+    /// The instructor's own hidden checks.
+    pub own_checks: Option<&'a Path>,
 }
 
 /// The zip file. The same course makes the same bytes.
@@ -32,7 +35,7 @@ pub struct Settings {
 /// # Errors
 ///
 /// An environment error for a course that cannot be read, a usage error for a module that is not there.
-pub fn zip(workspace: &Workspace, module: &str, settings: Settings) -> Result<Vec<u8>> {
+pub fn zip(workspace: &Workspace, module: &str, settings: Settings<'_>) -> Result<Vec<u8>> {
     let module = workspace.module(module)?;
     let files = course(workspace)?;
     let isolation = match settings.isolation {
@@ -41,6 +44,10 @@ pub fn zip(workspace: &Workspace, module: &str, settings: Settings) -> Result<Ve
     };
     let hidden = settings.hidden.to_possible_value();
     let toolchain = toolchain(workspace)?;
+    let own = match settings.own_checks {
+        Some(_) => "--hidden \"$autograder/source/own-checks\"",
+        None => "",
+    };
     let script = |text: &str| {
         text.replace("{module}", &module.name)
             .replace("{isolation}", isolation)
@@ -49,6 +56,7 @@ pub fn zip(workspace: &Workspace, module: &str, settings: Settings) -> Result<Ve
                 hidden.as_ref().map_or("hidden", |value| value.get_name()),
             )
             .replace("{toolchain}", &toolchain)
+            .replace("{own}", own)
     };
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let plain = SimpleFileOptions::default().unix_permissions(0o644);
@@ -63,6 +71,22 @@ pub fn zip(workspace: &Workspace, module: &str, settings: Settings) -> Result<Ve
     add("run_autograder", script(RUN).as_bytes(), program)?;
     for (path, content) in &files {
         add(&format!("course/{path}"), content, plain)?;
+    }
+    if let Some(own) = settings.own_checks {
+        let name = own
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| Failure::usage(format!("{} names no folder", own.display())))?;
+        if !own.join("mod.rs").is_file() {
+            return Err(Failure::usage(format!("{} has no mod.rs", own.display())).into());
+        }
+        let mut files = Files::new();
+        let above = own.parent().unwrap_or(Path::new("."));
+        collect(above, name, &|_| true, &mut files)?;
+        for (path, content) in &files {
+            let inside = path.strip_prefix(name).unwrap_or(path);
+            add(&format!("own-checks{inside}"), content, plain)?;
+        }
     }
     Ok(archive
         .finish()
@@ -145,6 +169,7 @@ mod tests {
         let settings = Settings {
             isolation: Isolation::Full,
             hidden: Hidden::AfterPublished,
+            own_checks: None,
         };
         let bytes = zip(&workspace, "15", settings).expect("a zip file");
         let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).expect("a zip file");

@@ -12,7 +12,7 @@ use tito::failure::Failure;
 use super::book::{Book, Row};
 use super::csv::{Table, Writer};
 use super::{escape, points};
-use crate::model::Submission;
+use crate::model::{Origin, Submission};
 
 /// What was filled and what was not.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,6 +101,7 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
 
     let mut writer = Writer::new(table.separator);
     let mut without = Vec::new();
+    let mut excused = 0;
     let mut at = 0;
     for (index, row) in table.rows.iter().enumerate() {
         let cell = |column: usize| row.get(column).map_or("", String::as_str);
@@ -117,6 +118,12 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
             writer.verbatim(cell(target));
         } else {
             match grades.get(&at) {
+                // Somebody excused this student; that is not for a program to take back.
+                Some(_) if cell(target).trim().eq_ignore_ascii_case("EX") => {
+                    excused += 1;
+                    without.push(format!("{} (excused)", escape::line(cell(who.name))));
+                    writer.verbatim(cell(target));
+                }
                 Some(grade) => {
                     writer.verbatim(&decimal(*grade, table.separator));
                 }
@@ -132,7 +139,7 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
     Ok(Filled {
         text: writer.finish(),
         column: title.clone(),
-        matched: grades.len(),
+        matched: grades.len() - excused,
         unmatched,
         without,
     })
@@ -225,7 +232,10 @@ fn target(header: &[String], first: usize, wanted: &str) -> Result<usize, String
     }
 }
 
-/// The row of a student: by ID, then SIS user id or login, then name. Two rows that fit equally well are none.
+/// The row of a student. Two rows that fit equally well are none.
+///
+/// The number in a Canvas download is Canvas' own and stands in `ID`, or the student is not in this file; the same digits in another column are somebody
+/// else. A number from elsewhere is the university's, in `SIS User ID`. Then login and name.
 fn find(who: &Who, rows: &[&Vec<String>], submission: &Submission) -> Option<usize> {
     let number = submission.student_number.as_deref();
     let email = submission.email.as_deref();
@@ -244,8 +254,10 @@ fn find(who: &Who, rows: &[&Vec<String>], submission: &Submission) -> Option<usi
         }
         None
     };
-    by(who.id, &[number])
-        .or_else(|| by(who.sis_user, &ids))
+    if submission.origin == Origin::Canvas {
+        return by(who.id, &[number]);
+    }
+    by(who.sis_user, &ids)
         .or_else(|| by(who.sis_login, &ids))
         .or_else(|| {
             let wanted = words(&submission.name);
@@ -388,6 +400,26 @@ mod tests {
             filled.unmatched.iter().any(|name| name.contains("refused")),
             "{filled:?}"
         );
+    }
+
+    /// The number of a student who had left the course was that of another's SIS user, who got the grade.
+    #[test]
+    fn a_number_of_canvas_is_looked_for_nowhere_else() {
+        let gone = EXPORTED
+            .replace("1001,jd001", "2001,1001")
+            .replace("\"Doe, Jane\"", "Other");
+        let filled = fill(&sample::book(), &gone, "4711", false).expect("fills");
+        assert_eq!(filled.matched, 2, "{}", filled.text);
+        assert!(filled.without.contains(&"Other".to_owned()));
+    }
+
+    #[test]
+    fn who_is_excused_stays_excused() {
+        let excused = EXPORTED.replace("Sec A,7,,", "Sec A,7,EX,");
+        let filled = fill(&sample::book(), &excused, "4711", false).expect("fills");
+        assert!(filled.text.contains(",EX\r\n"), "{}", filled.text);
+        assert_eq!(filled.matched, 2);
+        assert!(filled.without[0].ends_with("(excused)"));
     }
 
     #[test]

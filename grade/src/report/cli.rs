@@ -440,6 +440,9 @@ pub struct ZipWishes {
     /// When students may see how hidden checks ended.
     #[arg(long, value_enum, default_value = "hidden")]
     pub hidden_checks: Hidden,
+    /// Your own hidden checks: a folder shaped like the exam's `hidden`.
+    #[arg(long, value_name = "DIR")]
+    pub hidden: Option<PathBuf>,
     /// Let the autograder refuse to grade where a wall is missing.
     #[arg(long)]
     pub require_full_isolation: bool,
@@ -452,6 +455,11 @@ pub struct ZipWishes {
 /// Those of reading the course and of writing the file.
 pub fn gradescope_zip(workspace: Option<&Path>, wishes: &ZipWishes, json: bool) -> Result<Outcome> {
     let workspace = Workspace::find(workspace)?;
+    let own = wishes
+        .hidden
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()?;
     let settings = autograder::Settings {
         isolation: if wishes.require_full_isolation {
             Isolation::Full
@@ -459,6 +467,7 @@ pub fn gradescope_zip(workspace: Option<&Path>, wishes: &ZipWishes, json: bool) 
             Isolation::Reduced
         },
         hidden: wishes.hidden_checks,
+        own_checks: own.as_deref(),
     };
     let bytes = autograder::zip(&workspace, &wishes.module, settings)?;
     let written = Written::from([(PathBuf::new(), bytes)]);

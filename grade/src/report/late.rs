@@ -160,6 +160,7 @@ impl Policy {
         {
             lateness.notes.push(format!("exception: {reason}"));
         }
+        let is_waived = exception.is_some_and(|exception| exception.waived);
         let submitted = match (
             exception.and_then(|exception| exception.submitted),
             &submission.submitted,
@@ -171,6 +172,10 @@ impl Policy {
                     submission.id
                 ))
             })?,
+            (None, None) if is_waived => {
+                lateness.notes.push("waived".into());
+                return Ok(lateness);
+            }
             (None, None) => {
                 if submission.late != Some(false) {
                     lateness.is_unknown = true;
@@ -191,7 +196,7 @@ impl Policy {
         }
         let days = late.div_euclid(DAY) + i64::from(late.rem_euclid(DAY) > 0);
         lateness.days = u32::try_from(days).unwrap_or(u32::MAX);
-        if exception.is_some_and(|exception| exception.waived) {
+        if is_waived {
             lateness.notes.push("waived".into());
             return Ok(lateness);
         }
@@ -336,6 +341,11 @@ mod tests {
         );
         assert_eq!(lateness("used", "2026-02-01T12:00:00+01:00").percent, 10.0);
         assert_eq!(lateness("waived", "2026-02-04T12:00:00+01:00").percent, 0.0);
+        // Whose lateness is waived need not have handed in at a known time.
+        let waived = policy()
+            .lateness(&sample::submission("waived", "W"))
+            .expect("known enough");
+        assert!(!waived.is_unknown && waived.percent == 0.0);
         assert_eq!(lateness("unknown", "").days, 1);
         assert!(lateness("nobody", "").is_unknown);
     }

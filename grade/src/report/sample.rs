@@ -214,6 +214,7 @@ pub fn class() -> (Plan, Vec<Option<SubmissionResult>>) {
     let mut jane = submission("jane", "Jane Doe");
     jane.email = Some("jdoe@example.org".into());
     jane.student_number = Some("1001".into());
+    jane.origin = Origin::Canvas;
     jane.answers = Some(super::answers::tests_sheet(
         "A scale per channel.",
         "It is 4 bytes.",

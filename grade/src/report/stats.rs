@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::book::{Book, shares};
 use super::{escape, points};
-use crate::model::Status;
+use crate::model::{Outcome, Status};
 
 /// The whole.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -83,7 +83,12 @@ impl Statistics {
                     continue;
                 };
                 pairs.push((f64::from(u8::from(own.check.passed())), all - own.points));
-                if let (false, Some(answer)) = (own.check.passed(), &own.check.answer) {
+                // What nobody wrote, or what panicked, has no values that two could share.
+                let has_values = matches!(
+                    own.check.outcome,
+                    Outcome::WrongValues | Outcome::WrongOutcome
+                );
+                if let (true, Some(answer)) = (has_values, &own.check.answer) {
                     let cluster = answers.entry((index, answer)).or_insert_with(|| Cluster {
                         check: info.id.clone(),
                         students: Vec::new(),

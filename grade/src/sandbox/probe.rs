@@ -88,6 +88,7 @@ pub fn probe(launcher: &Launcher) -> Result<Confinement> {
             wall: Duration::from_secs(10),
             stdout: 64 << 10,
             stderr: 64 << 10,
+            threads: None,
         };
         let ended = run(&mut command, b"", &wishes)
             .map_err(|error| Failure::environment(format!("cannot start a cell: {error}")))?;

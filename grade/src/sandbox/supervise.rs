@@ -14,6 +14,8 @@ pub struct Wishes {
     pub stdout: usize,
     /// Bytes of standard error that are kept; what follows is read and dropped.
     pub stderr: usize,
+    /// Threads of the command; more and it is killed. A limit of the kernel's counts all processes of a user, and root's not at all.
+    pub threads: Option<usize>,
 }
 
 /// How a run ended.
@@ -27,6 +29,8 @@ pub enum Ending {
     TimedOut,
     /// We killed it: it wrote too much to standard output.
     Flooded,
+    /// We killed it: it started too many threads.
+    TooManyThreads,
 }
 
 /// A finished run.
@@ -65,7 +69,7 @@ mod linux {
     use std::os::fd::AsFd;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, ChildStdin, Command, Stdio};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -110,6 +114,21 @@ mod linux {
         }
     }
 
+    /// How often threads are counted.
+    const COUNT_EVERY: Duration = Duration::from_millis(10);
+
+    /// Threads of a process; 0 if it has ended.
+    fn threads(child: &Child) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.unwrap_or_default();
+        let count = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Threads:"));
+        count
+            .and_then(|count| count.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
     type Watched = (Vec<u8>, Vec<u8>, Option<Ending>);
 
     fn watch(
@@ -129,6 +148,7 @@ mod linux {
         if let Some(pipe) = &stdin {
             unblock(pipe)?;
         }
+        let mut counted = begun;
         let mut rest = input;
         if rest.is_empty() {
             stdin = None;
@@ -153,7 +173,11 @@ mod linux {
                     .as_ref()
                     .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
             );
-            let wait = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let wait = match wishes.threads {
+                Some(_) => left.min(COUNT_EVERY),
+                None => left,
+            };
+            let wait = Timespec::try_from(wait).map_err(|_| io::ErrorKind::InvalidInput)?;
             match poll(&mut waits, Some(&wait)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -169,6 +193,15 @@ mod linux {
             }
             if has_ended {
                 return Ok((out.kept, err.kept, None));
+            }
+            if let Some(most) = wishes.threads
+                && counted.elapsed() >= COUNT_EVERY
+            {
+                counted = Instant::now();
+                if threads(child) > most {
+                    kill(child);
+                    return Ok((out.kept, err.kept, Some(Ending::TooManyThreads)));
+                }
             }
         }
     }
@@ -249,6 +282,7 @@ mod tests {
             wall: Duration::from_millis(milliseconds),
             stdout: 1 << 20,
             stderr: 1 << 10,
+            threads: Some(8),
         };
         let mut command = Command::new("sh");
         command.args(["-c", script]);

@@ -4,13 +4,17 @@
 //! WORKSHOP/toolchain/    compiler and standard library, if the cells' user cannot reach the installed ones
 //! WORKSHOP/crates/       compiled crates a student's crate is linked with; not the library that holds the reference
 //! WORKSHOP/exam/         the exam's source: seen by the link step alone
+//! WORKSHOP/prebuilt/     the exam, and the stubs with the given files, compiled: seen by the link step alone; see `relink`
 //! WORKSHOP/reference/    the reference, compiled: seen by nobody
 //! WORKSHOP/job-0/        one per job: see `job`
 //! ```
 //!
 //! It lies in the system's folder for temporary files, so that a user who may not enter the course's folder can still be shown parts of it.
 
+mod abandoned;
+mod headers;
 mod job;
+mod relink;
 mod rustc;
 
 use std::collections::BTreeMap;
@@ -25,7 +29,9 @@ use tito::dependencies;
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
+pub use headers::ONLY_DECLARED;
 pub use job::{Built, Job};
+pub use relink::Prebuilt;
 pub use rustc::{Diagnostic, Toolchain, errors};
 
 use crate::course::{Course, Texts};
@@ -40,6 +46,8 @@ const FOR_THE_EXAM: [&str; 2] = ["tito_grade_harness", "tinytorch_exam"];
 /// See the module's head.
 #[derive(Debug)]
 pub struct Workshop {
+    /// Says that somebody works here.
+    _owner: fs::File,
     folder: TempDir,
     pub(crate) launcher: Launcher,
     pub(crate) confinement: Confinement,
@@ -62,11 +70,13 @@ impl Workshop {
         compile_limit: std::time::Duration,
     ) -> Result<Workshop> {
         let built = dependencies::build_with(&course.module, &[HARNESS])?;
+        abandoned::remove(&std::env::temp_dir());
         let folder = tempfile::Builder::new()
-            .prefix("tito-grade-")
+            .prefix(abandoned::PREFIX)
             .tempdir()
             .context("cannot make a folder for temporary files")?;
         let root = folder.path();
+        let owner = abandoned::own(root).map_err(|error| cannot_write(root, &error))?;
         open_to_all(root)?;
         let crates = root.join("crates");
         make_folder(&crates)?;
@@ -96,6 +106,7 @@ impl Workshop {
             only_for_cells(&exam)?;
         }
         Ok(Workshop {
+            _owner: owner,
             folder,
             launcher,
             confinement,
@@ -120,11 +131,10 @@ impl Workshop {
     ///
     /// # Errors
     ///
-    /// An environment error if a job has made no runner yet.
-    pub fn libraries(&self) -> Result<Vec<PathBuf>> {
-        let runner = self.root().join("job-0/runner");
+    /// An environment error if `ldd` cannot be started.
+    pub fn libraries(&self, runner: &Path) -> Result<Vec<PathBuf>> {
         let output = Command::new("ldd")
-            .arg(&runner)
+            .arg(runner)
             .output()
             .map_err(|error| Failure::environment(format!("cannot start ldd: {error}")))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -25,6 +25,12 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<Outcome> {
             )
             .into());
     }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let built: std::path::PathBuf = target.join("release/tito-grade");
+    if !built.is_file() {
+        ui::note("building the grader; only the first time, a few minutes ...");
+    }
     let mut command = Command::new(super::cargo());
     command
         .args(["run", "--release", "--quiet", "--manifest-path"])

@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use crate::cli::{Arguments, Command};
 use crate::exported::Export;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::lock::Lock;
 use crate::snapshot::Store;
 use crate::ui;
@@ -132,4 +132,34 @@ fn is_exported(context: &Context, module: &Module) -> Result<bool> {
         Some(export) => export.is_in_place(&context.store),
         None => Ok(false),
     }
+}
+
+/// In a student's repository a library holds empty exercises until they are exported: what runs on it, runs on none.
+fn refuse_empty_libraries<'a>(
+    context: &Context,
+    modules: impl IntoIterator<Item = &'a u32>,
+    what: &str,
+) -> Result<()> {
+    let numbers: Vec<u32> = modules.into_iter().copied().collect();
+    for entry in context.workspace.written() {
+        if !numbers.contains(&entry.number) {
+            continue;
+        }
+        let below = context.workspace.load(entry)?;
+        let waiting = below.unfinished_in_library()?;
+        if !waiting.is_empty() {
+            return Err(Failure::work(format!(
+                "{what} runs on {}, where exercises wait for your export: {}",
+                below.manifest.target,
+                waiting.join(", ")
+            ))
+            .help(format!(
+                "first {}; where you are: {}",
+                ui::advice(&format!("export {}", below.name)),
+                ui::advice("status")
+            ))
+            .into());
+        }
+    }
+    Ok(())
 }

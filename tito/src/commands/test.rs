@@ -39,6 +39,7 @@ pub struct Wishes<'a> {
 /// Those of finding module and exercise, of the markers, and of the environment.
 pub fn run(context: &Context, module: &str, wishes: &Wishes<'_>) -> Result<Outcome> {
     let module = context.workspace.module(module)?;
+    super::refuse_empty_libraries(context, &module.manifest.prerequisites, &module.name)?;
     let (only, check) = match wishes
         .exercise
         .map(|typed| typed.split_once('/').ok_or(typed))

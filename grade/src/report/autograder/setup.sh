@@ -19,5 +19,5 @@ cargo build --release --locked --package tito-grade
 try="$(mktemp -d)"
 mkdir -p "$try/submissions/stub"
 cp modules/{module}/*.rs "$try/submissions/stub/"
-cargo run --release --quiet --locked --package tito-grade -- --workspace "$course" run "$try/submissions" --module {module} --out "$try/results" --require-isolation {isolation}
+cargo run --release --quiet --locked --package tito-grade -- --workspace "$course" run "$try/submissions" --module {module} --out "$try/results" --require-isolation {isolation} {own}
 rm -rf "$try"
