@@ -343,6 +343,58 @@ fn a_loss_that_is_not_finite_ends_the_training_and_says_where() {
     );
 }
 
+/// Skips steps whose loss is not finite.
+#[derive(Default)]
+struct Lenient {
+    told: Vec<String>,
+}
+
+impl StepHook for &mut Lenient {
+    fn check_loss(&mut self, loss: f32) -> Result<Proceed> {
+        self.told.push(format!("loss {loss}"));
+        Ok(Proceed::Skip)
+    }
+
+    fn after_step(&mut self, _: &dyn Layer, proceed: Proceed) -> Result<()> {
+        self.told.push(format!("{proceed:?}"));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_hook_may_skip_a_step_whose_loss_is_not_finite() -> Result<()> {
+    let inputs = Tensor::new(vec![f32::MAX, f32::MAX, 1.0, 1.0], &[4, 1])?;
+    let targets = Targets::Values(Tensor::zeros(&[4, 1]));
+    let data = DataLoader::new(TensorDataset::new(&inputs, targets)?, 2)?;
+    let model = Sequential::new().with(Linear::new(1, 1, &mut rng(1)));
+    let mut hook = Lenient::default();
+    let sgd = || Sgd::new(model.named_parameters(), SgdConfig::default());
+    let mut trainer = Trainer::new(&model, sgd(), MeanSquaredError)
+        .hook(&mut hook)
+        .progress(Progress::Silent);
+    let record = trainer.fit(&data, None, 1)?[0].clone();
+    assert_eq!((record.skipped_steps, record.train.examples), (1, 2));
+    assert!(record.train.loss.is_finite());
+    drop(trainer);
+    assert_eq!(hook.told, ["loss inf", "Skip", "Step"]);
+
+    // An epoch without a single step has no mean.
+    let before = bits(&model);
+    let only_bad = TensorDataset::new(
+        &Tensor::full(&[2, 1], f32::MAX),
+        Targets::Values(Tensor::zeros(&[2, 1])),
+    )?;
+    let mut hook = Lenient::default();
+    let mut trainer = Trainer::new(&model, sgd(), MeanSquaredError)
+        .hook(&mut hook)
+        .progress(Progress::Silent);
+    let record = trainer.fit(&DataLoader::new(only_bad, 2)?, None, 1)?[0].clone();
+    assert_eq!((record.skipped_steps, record.train.examples), (1, 0));
+    assert!(record.train.loss.is_nan());
+    assert_eq!(bits(&model), before);
+    Ok(())
+}
+
 #[test]
 fn a_line_is_fitted_through_points() -> Result<()> {
     // y = 2 x - 1

@@ -168,6 +168,16 @@ pub enum Error {
         /// The most that are safe.
         limit: usize,
     },
+    /// Loss scaling grows a scale of at least 1 by a factor above 1, and lowers it by one below 1.
+    #[error("{what} of loss scaling must be {rule}, got {value}")]
+    BadLossScaler {
+        /// Which number.
+        what: &'static str,
+        /// What it must be.
+        rule: &'static str,
+        /// What it is.
+        value: f32,
+    },
     /// A percentile lies in `(0, 100]`.
     #[error("a percentile must be above 0 and at most 100, got {percentile}")]
     BadPercentile {

@@ -11,7 +11,8 @@
 //! | residual, concat | way by way as in this table; the sum in `f32` | what the ways keep | way by way |
 //! | others | in `f32` | input in 16 bits | computed again from the input, in `f32`, and differentiated |
 //!
-//! What the model is given stays exact until a layer of 16 bits takes it: the indices of an embedding are no values to round.
+//! Indices are no values to round: what an [`Embedding`](crate::framework::nn::Embedding) reads stays exact, from the layer that
+//! gives it on, through layers that only pick values. What others make of the same values is rounded.
 //!
 //! Gradients are rounded to 16 bits between layers, and those of half-precision weights as well, as in a framework whose
 //! tensors are of 16 bits. That is where small ones vanish in f16.
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::framework::nn::{Layer, Sequential};
 use crate::framework::{Result, Tensor, is_recording};
-use crate::half_tape::{Flow, Tape, way};
+use crate::half_tape::{Flow, Mode, Tape, way};
 use crate::mixed_precision::Half;
 
 /// A model that computes with weights, activations and gradients in half precision.
@@ -64,7 +65,12 @@ impl HalfModel {
     fn run(&self, x: &Tensor) -> Result<Tensor> {
         let records = is_recording();
         let parameters = self.named_parameters();
-        let (flow, entries) = way(self.half, &self.layers, &Flow::real(x), records)?;
+        let mode = Mode {
+            half: self.half,
+            exact: false,
+            records,
+        };
+        let (flow, entries) = way(&self.layers, &Flow::real(x), mode)?;
         let tape = Tape {
             half: self.half,
             entries,

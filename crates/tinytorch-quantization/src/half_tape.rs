@@ -1,13 +1,13 @@
 //! The way through a model in half precision, forwards and back: what each layer does, and what it keeps.
 //!
-//! In: what flows to a layer. Out: what flows on, and an entry with all that the way back needs. See
-//! [`HalfModel`](crate::HalfModel) for the table of layers.
+//! In: what flows to a layer. Out: what flows on, and an entry with all that the way back needs, and no more: what an entry does
+//! not hold is freed as soon as the next layer has read it. See [`HalfModel`](crate::HalfModel) for the table of layers.
 
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{ArrayD, IxDyn};
 
-use crate::framework::nn::{Concat, Conv2d, Flatten, Layer, Linear, Relu};
+use crate::framework::nn::{Concat, Conv2d, Embedding, Flatten, Layer, Linear, Relu};
 use crate::framework::{Error, Gradients, Result, RngState, Tensor, Values, no_grad};
 use crate::half_ops::Product;
 use crate::half_storage::{Stored, round_in_place};
@@ -26,7 +26,7 @@ pub(crate) struct Flow {
 enum Kept {
     /// In 16 bits.
     Half(Arc<Stored>),
-    /// As the model was given them, until layers of 16 bits take them: rounded once, however many do.
+    /// Indices of an embedding, and what may become some: exact. Where others read them too, they are rounded once, however many do.
     Real(Values, Arc<OnceLock<Arc<Stored>>>),
 }
 
@@ -39,10 +39,12 @@ impl Flow {
         }
     }
 
-    fn half(half: Half, values: &[f32], shape: Vec<usize>) -> Self {
-        Self {
-            values: Kept::Half(Arc::new(Stored::new(half, values))),
-            shape,
+    /// What a layer gives, in 16 bits unless it must stay `exact`.
+    fn new(half: Half, y: &Tensor, exact: bool) -> Self {
+        let real = Self::real(y);
+        match exact {
+            true => real,
+            false => real.rounded(half).0,
         }
     }
 
@@ -72,9 +74,7 @@ impl Flow {
 
 /// What one layer needs to go back.
 pub(crate) struct Entry {
-    layer: Arc<dyn Layer>,
     kind: Kind,
-    input: Flow,
     output: Vec<usize>,
 }
 
@@ -92,36 +92,67 @@ enum Kind {
     Shape,
     /// What the ways of a sum (`None`) or a concatenation (channels of each way) keep.
     Ways(Vec<Vec<Entry>>, Option<Vec<usize>>),
-    /// With the state of its generators before it ran.
-    F32(Vec<(String, RngState)>),
+    F32 {
+        layer: Arc<dyn Layer>,
+        input: Flow,
+        /// The states of its generators, and of those of the layers inside, before it ran.
+        before: Vec<(String, RngState)>,
+    },
 }
 
-/// Computes layers one behind the other. Without `records` there is no entry.
-pub(crate) fn way(
-    half: Half,
-    layers: &[Leaf],
-    x: &Flow,
-    records: bool,
-) -> Result<(Flow, Vec<Entry>)> {
+/// How a way is computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode {
+    pub half: Half,
+    /// Whether its end is read as indices.
+    pub exact: bool,
+    /// Without it there are no entries.
+    pub records: bool,
+}
+
+/// Whether what flows into these layers is read as indices, which must not be rounded; `after` says it of what leaves them.
+fn reads_indices(layers: &[Leaf], after: bool) -> bool {
+    let Some(((_, layer), rest)) = layers.split_first() else {
+        return after;
+    };
+    if let Some(ways) = ways("", &**layer) {
+        let behind = reads_indices(rest, after);
+        return ways.iter().any(|way| reads_indices(way, behind));
+    }
+    let passes_on = autocast(layer.kind()) == Autocast::Either;
+    holds_embedding(&**layer) || passes_on && reads_indices(rest, after)
+}
+
+/// Also inside of a layer that is not taken apart.
+fn holds_embedding(layer: &dyn Layer) -> bool {
+    let mut inside = layer.children().into_iter();
+    layer.as_any().is::<Embedding>() || inside.any(|(_, child)| holds_embedding(child))
+}
+
+/// Computes layers one behind the other.
+pub(crate) fn way(layers: &[Leaf], x: &Flow, mode: Mode) -> Result<(Flow, Vec<Entry>)> {
     let mut flow = x.clone();
     let mut entries = Vec::new();
-    for (_, layer) in layers {
-        let (output, entry) = step(half, layer, &flow, records)?;
-        if records {
+    for (index, (_, layer)) in layers.iter().enumerate() {
+        let exact = reads_indices(&layers[index + 1..], mode.exact);
+        let (output, entry) = step(layer, &flow, Mode { exact, ..mode })?;
+        if mode.records {
             entries.push(entry);
         }
         flow = output;
     }
-    Ok((flow, entries))
+    match mode.exact {
+        true => Ok((flow, entries)),
+        false => Ok((flow.rounded(mode.half).0, entries)),
+    }
 }
 
-fn step(half: Half, layer: &Arc<dyn Layer>, x: &Flow, records: bool) -> Result<(Flow, Entry)> {
+fn step(layer: &Arc<dyn Layer>, x: &Flow, mode: Mode) -> Result<(Flow, Entry)> {
+    let Mode { half, exact, .. } = mode;
     let any = layer.as_any();
-    let mut input = x.clone();
     let (output, kind) = if let Some((product, shape, weight, bias)) = product(&**layer, &x.shape)?
     {
-        let (rounded, stored) = x.rounded(half);
-        input = rounded;
+        let stored = x.rounded(half).1;
         let values = standard(&weight.array());
         let biases = bias.map(|bias| standard(&bias.array()));
         let y = product.forward(&stored, slice(&values), biases.as_ref().map(slice));
@@ -131,8 +162,8 @@ fn step(half: Half, layer: &Arc<dyn Layer>, x: &Flow, records: bool) -> Result<(
             weight: (weight.clone(), values),
             bias: bias.cloned(),
         };
-        (Flow::half(half, &y, shape), kind)
-    } else if any.is::<Relu>() {
+        (Flow::new(half, &Tensor::new(y, &shape)?, exact), kind)
+    } else if any.is::<Relu>() && !exact {
         let values = Arc::new(x.rounded(half).1.relu());
         let flow = Flow {
             values: Kept::Half(values.clone()),
@@ -148,28 +179,32 @@ fn step(half: Half, layer: &Arc<dyn Layer>, x: &Flow, records: bool) -> Result<(
             Kept::Real(..) => Kept::Real(standard(&y.array()), Arc::default()),
         };
         (Flow { values, shape }, Kind::Shape)
-    } else if let Some(branches) = ways("", &**layer).filter(|ways| !ways.is_empty()) {
+    } else if let Some(branches) = ways("", &**layer) {
         let (mut ends, mut kept) = (Vec::new(), Vec::new());
         for branch in &branches {
-            let (end, entries) = way(half, branch, x, records)?;
+            let (end, entries) = way(branch, x, mode)?;
             ends.push(end.tensor()?);
             kept.push(entries);
         }
         let (y, channels) = join(&ends, any.is::<Concat>())?;
-        let shape = y.shape().to_vec();
-        let flow = Flow::half(half, slice(&standard(&y.array())), shape);
-        (flow, Kind::Ways(kept, channels))
+        (Flow::new(half, &y, exact), Kind::Ways(kept, channels))
     } else {
+        let input = match exact || holds_embedding(&**layer) {
+            true => x.clone(),
+            false => x.rounded(half).0,
+        };
         let before = layer.named_rng_states();
-        let y = no_grad(|| layer.forward(&x.tensor()?))?;
-        let shape = y.shape().to_vec();
-        let flow = Flow::half(half, slice(&standard(&y.array())), shape);
-        (flow, Kind::F32(before))
+        let y = no_grad(|| layer.forward(&input.tensor()?))?;
+        let layer = layer.clone();
+        let kind = Kind::F32 {
+            layer,
+            input,
+            before,
+        };
+        (Flow::new(half, &y, exact), kind)
     };
     let entry = Entry {
-        layer: layer.clone(),
         kind,
-        input,
         output: output.shape.clone(),
     };
     Ok((output, entry))
@@ -274,8 +309,10 @@ fn note(entries: &[Entry], kept: &mut Vec<(*const u8, usize)>) {
     };
     for entry in entries {
         match &entry.kind {
-            Kind::Relu(output) => add(&Kept::Half(output.clone())),
-            Kind::Product { .. } | Kind::F32(_) => add(&entry.input.values),
+            Kind::Relu(values) | Kind::Product { x: values, .. } => {
+                add(&Kept::Half(values.clone()));
+            }
+            Kind::F32 { input, .. } => add(&input.values),
             Kind::Shape | Kind::Ways(..) => {}
         }
     }
@@ -345,9 +382,13 @@ impl Collected {
                     }
                     gradient = sum;
                 }
-                Kind::F32(before) => {
+                Kind::F32 {
+                    layer,
+                    input,
+                    before,
+                } => {
                     let upstream = Tensor::new(gradient, &entry.output)?;
-                    let again = again(&*entry.layer, &entry.input, &before, &upstream)?;
+                    let again = again(&*layer, &input, &before, &upstream)?;
                     for (parameter, values) in again.parameters {
                         self.give(&parameter, values, false)?;
                     }

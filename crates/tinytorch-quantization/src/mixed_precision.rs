@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
+use crate::error::{Error, Result};
 use crate::framework::nn::Layer;
 use crate::framework::train::{Proceed, StepHook};
 use crate::framework::{self, Tensor};
@@ -118,7 +119,8 @@ pub enum Autocast {
 }
 
 /// The policy of [`HalfModel`], by [`Layer::kind`]: PyTorch's autocast lists, as far as there are such layers here. What is not
-/// in it computes in `f32`.
+/// in it computes in `f32`. A sum and a concatenation are named for what they do where their ways meet; the layers on the ways
+/// compute as they would anywhere. The indices of an embedding are exact.
 ///
 /// Source: PyTorch, "Automatic Mixed Precision", the lists of operations; Micikevicius et al. 2018, section 3.3.
 pub const AUTOCAST: &[(&str, Autocast)] = &[
@@ -127,6 +129,9 @@ pub const AUTOCAST: &[(&str, Autocast)] = &[
     ("relu", Autocast::Either),
     ("flatten", Autocast::Either),
     ("max_pool2d", Autocast::Either),
+    ("concat", Autocast::Either),
+    ("residual", Autocast::F32),
+    ("embedding", Autocast::F32),
     ("avg_pool2d", Autocast::F32),
     ("batch_norm2d", Autocast::F32),
     ("dropout", Autocast::F32),
@@ -165,7 +170,13 @@ impl StepHook for HalfWeights {
 /// Dynamic loss scaling as a part of every training step: give it to `Trainer::hook`.
 ///
 /// The loss is multiplied before the backward pass, the gradients are divided before they are clipped, and a step whose
-/// gradients are not all finite is skipped.
+/// gradients are not all finite is skipped and counted ([`EpochRecord::skipped_steps`]).
+///
+/// A step whose loss itself is not finite is skipped too, and lowers the scale: one batch may well hold a value too large for f16.
+/// A smaller scale does not help forwards, though. So once it is 1 and the loss still is not finite, the training ends as
+/// diverged instead of skipping forever.
+///
+/// [`EpochRecord::skipped_steps`]: crate::framework::train::EpochRecord::skipped_steps
 #[derive(Clone, Debug, Default)]
 pub struct LossScaling {
     scaler: Arc<Mutex<LossScaler>>,
@@ -173,11 +184,48 @@ pub struct LossScaling {
 
 impl LossScaling {
     /// Scales with `scaler`. Clones share it, so a clone kept back shows what has become of it.
-    #[must_use]
-    pub fn new(scaler: LossScaler) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadLossScaler`] if a number is not what [`LossScaler`] says of it.
+    pub fn new(scaler: LossScaler) -> Result<Self> {
+        let LossScaler {
+            scale,
+            growth_factor,
+            backoff_factor,
+            growth_interval,
+            ..
+        } = scaler;
+        let good = |good: bool, what, rule, value| match good {
+            true => Ok(()),
+            false => Err(Error::BadLossScaler { what, rule, value }),
+        };
+        let finite = scale.is_finite() && scale >= 1.0;
+        good(finite, "the scale", "finite and at least 1", scale)?;
+        let grows = growth_factor.is_finite() && growth_factor > 1.0;
+        good(
+            grows,
+            "the growth factor",
+            "finite and above 1",
+            growth_factor,
+        )?;
+        let falls = backoff_factor > 0.0 && backoff_factor < 1.0;
+        good(
+            falls,
+            "the backoff factor",
+            "above 0 and below 1",
+            backoff_factor,
+        )?;
+        let waits = growth_interval > 0;
+        good(
+            waits,
+            "the growth interval",
+            "at least 1",
+            growth_interval as f32,
+        )?;
+        Ok(Self {
             scaler: Arc::new(Mutex::new(scaler)),
-        }
+        })
     }
 
     /// The scaler as it is now.
@@ -193,6 +241,15 @@ impl LossScaling {
 }
 
 impl StepHook for LossScaling {
+    fn check_loss(&mut self, _loss: f32) -> framework::Result<Proceed> {
+        let mut scaler = self.lock();
+        if scaler.scale <= 1.0 {
+            return Ok(Proceed::Step);
+        }
+        scaler.update(false);
+        Ok(Proceed::Skip)
+    }
+
     fn change_loss(&mut self, loss: Tensor) -> framework::Result<Tensor> {
         // What a loss of 1 becomes is the factor of every loss.
         Ok(&loss * self.lock().scale_loss(1.0))
@@ -277,7 +334,7 @@ mod tests {
     fn an_overflow_skips_the_step_and_halves_the_scale() {
         let weight = Tensor::ones(&[2]).with_grad();
         let parameters = [("weight".to_owned(), weight.clone())];
-        let mut hook = LossScaling::new(LossScaler::default());
+        let mut hook = LossScaling::default();
         let step = |hook: &mut LossScaling, values: [f32; 2]| {
             let gradient = Tensor::new(values.to_vec(), &[2]).expect("two");
             weight.set_grad(&gradient).expect("its shape");
@@ -293,6 +350,44 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_cannot_scale_are_refused() {
+        // A backoff factor of 2 let the scale grow with every overflow, and a scale of NaN spoiled every gradient.
+        let good = LossScaler::default();
+        let bad = [f32::NAN, f32::INFINITY, 0.0, -2.0];
+        let refused = |scaler: LossScaler| LossScaling::new(scaler).is_err();
+        for value in bad.into_iter().chain([0.5]) {
+            assert!(
+                refused(LossScaler {
+                    scale: value,
+                    ..good
+                }),
+                "{value}"
+            );
+        }
+        for growth_factor in bad.into_iter().chain([1.0]) {
+            assert!(refused(LossScaler {
+                growth_factor,
+                ..good
+            }));
+        }
+        for backoff_factor in bad.into_iter().chain([1.0, 2.0]) {
+            assert!(refused(LossScaler {
+                backoff_factor,
+                ..good
+            }));
+        }
+        let error = LossScaling::new(LossScaler {
+            growth_interval: 0,
+            ..good
+        });
+        assert_eq!(
+            error.expect_err("it never waits").to_string(),
+            "the growth interval of loss scaling must be at least 1, got 0"
+        );
+        assert!(!refused(good));
+    }
+
+    #[test]
     fn a_saved_state_goes_on_and_nonsense_is_refused() {
         let scaler = LossScaler {
             scale: 1536.0,
@@ -301,7 +396,7 @@ mod tests {
         };
         let mut other = LossScaling::default();
         other
-            .load_state(&LossScaling::new(scaler).state())
+            .load_state(&LossScaling::new(scaler).expect("good numbers").state())
             .expect("a saved state");
         assert_eq!(other.scaler(), scaler);
         for bad in ["", "1 2 3", "0 1", "x y"] {

@@ -174,8 +174,8 @@ impl std::fmt::Debug for QatModel {
 
 /// Makes a model for quantization-aware training from a trained one.
 ///
-/// Weights, biases and batch norms are copied: the original is not trained, except for layers that stay in `f32`, which
-/// both share. Dropout is left out. Sums and concatenations are rounded where their ways meet.
+/// All layers are copied: the original is not trained. What cannot be copied, a layer of one's own without
+/// [`Layer::copied`], stays in `f32`, and both share it: [`QatModel::shared_layers`]. Dropout is left out. Sums and concatenations are rounded where their ways meet.
 ///
 /// # Errors
 ///
@@ -254,6 +254,13 @@ impl QatModel {
             .map_err(|error| error.in_tensor("input"))?;
         let model = QModel::new(first, quantize(&self.parts, first)?.0)?;
         Ok(model.with_ledger(self.ledger.clone()))
+    }
+
+    /// The layers with tensors that belong to the original too, because they cannot be copied: training the one changes the other.
+    pub fn shared_layers(&self) -> impl Iterator<Item = &str> {
+        let shared =
+            |(name, part)| matches!(part, &Part::Float { shared: true, .. }).then_some(name);
+        all(&self.parts).into_iter().filter_map(shared)
     }
 
     /// What becomes of every operation of the model it was made from.

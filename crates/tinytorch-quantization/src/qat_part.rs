@@ -36,6 +36,8 @@ pub(crate) enum Part {
     /// Not quantized; what it gives to the next layer is, if that one computes in integers.
     Float {
         layer: Arc<dyn Layer>,
+        /// Whether the original has the same tensors, because the layer cannot be copied.
+        shared: bool,
         reason: String,
         output: Arc<FakeQuantize>,
         rounds: bool,
@@ -84,8 +86,11 @@ pub(crate) fn build(
             Role::Float(reason) => {
                 current = options.activation()?;
                 on_codes = demands_codes(&stages[index + 1..], after);
+                let original = &stage.layers()[0];
+                let copy = original.copied();
                 Part::Float {
-                    layer: stage.layers()[0].clone(),
+                    shared: copy.is_none() && !original.named_tensors().is_empty(),
+                    layer: copy.unwrap_or_else(|| original.clone()),
                     reason: reason.to_owned(),
                     output: current.clone(),
                     rounds: on_codes,
@@ -188,7 +193,7 @@ pub(crate) fn quantize(parts: &[Named], mut input: QParams) -> Result<(Chain, QP
 }
 
 impl Part {
-    /// The layer that holds parameters of its own, or shares those of the original.
+    /// The layer that holds the parameters.
     pub fn layer(&self) -> Option<&dyn Layer> {
         match self {
             Self::Weighted(layer) => Some(&**layer),
@@ -223,11 +228,14 @@ impl Part {
                 reason,
                 output,
                 rounds,
+                ..
             } => {
+                // A copy, so that what is converted stays as it is when the training goes on.
+                let layer = layer.copied().unwrap_or_else(|| layer.clone());
                 layer.set_training(false);
                 let qparams = output.qparams().map_err(|error| error.in_tensor(name))?;
                 Ok(QLayer::Float(FloatLayer {
-                    layer: layer.clone(),
+                    layer,
                     reason: reason.clone(),
                     output: rounds.then_some(qparams),
                 }))

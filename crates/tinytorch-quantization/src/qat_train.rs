@@ -86,12 +86,13 @@ pub struct QatTraining {
 
 /// Trains a classifier for its integer version.
 ///
-/// `model` is not changed, except that it is put into evaluation mode, and for layers that stay in `f32`, which both share.
+/// `model` is not changed, except that it is put into evaluation mode, and for [`QatModel::shared_layers`], if there are any.
 /// `after_epoch` is told what each epoch was like.
 ///
 /// # Errors
 ///
-/// Those of [`prepare_qat`] and of the training; [`Error::Unsupported`] for a recipe with no epochs, or with shares or rates
+/// Those of [`prepare_qat`] and of the training; [`Error::Layer`] for a layer that `model` would share as a teacher with the model
+/// that learns; [`Error::Unsupported`] for a recipe with no epochs, or with shares or rates
 /// out of their ranges.
 pub fn train_qat(
     model: &Sequential,
@@ -101,6 +102,12 @@ pub fn train_qat(
 ) -> Result<QatTraining> {
     recipe.check()?;
     let qat = prepare_qat(model, &recipe.qat)?;
+    if let (Some(_), Some(shared)) = (recipe.distillation, qat.shared_layers().next()) {
+        let error = Error::Unsupported {
+            what: "a teacher that changes while it teaches: implement `Layer::copied` for this layer, or train without distillation",
+        };
+        return Err(error.in_layer(shared));
+    }
     let steps = recipe.epochs * batches.batch_count() as u64;
     let warmup = (steps / 20).max(1);
     let schedule = warmup_cosine(recipe.learning_rate, warmup, steps.max(warmup + 1))?;

@@ -48,6 +48,15 @@ impl Dropout {
         })
     }
 
+    /// A layer that will drop what this one would.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            probability: self.probability,
+            rng: Mutex::new(lock(&self.rng).clone()),
+            training: AtomicBool::new(self.training.load(Ordering::Relaxed)),
+        }
+    }
+
     /// The probability with which an element is dropped.
     pub fn probability(&self) -> f32 {
         self.probability

@@ -22,6 +22,7 @@
 mod activation;
 mod composite;
 mod conv;
+mod copied;
 mod dropout;
 mod embedding;
 mod linear;
@@ -30,6 +31,7 @@ mod pool;
 mod sequential;
 
 use std::any::Any;
+use std::sync::Arc;
 
 use rand::Rng;
 
@@ -98,6 +100,13 @@ pub trait Layer: Send + Sync + Any {
         for (_, child) in self.children() {
             child.set_training(training);
         }
+    }
+
+    /// The same layer with tensors of its own, which hold the same values, so that one can be trained while the other stays as it
+    /// is; a random generator goes on from the same state. `None` if it cannot be copied, which is so for a type of one's own
+    /// that does not implement this.
+    fn copied(&self) -> Option<Arc<dyn Layer>> {
+        copied::copied(self.as_any())
     }
 
     /// All parameters by dotted name.

@@ -39,6 +39,11 @@ impl Sequential {
         self.layers.push((name.into(), layer.into()));
     }
 
+    /// A model of layers that others may hold too.
+    pub fn from_shared(layers: Vec<(String, Arc<dyn Layer>)>) -> Self {
+        Self { layers }
+    }
+
     /// The layers by name, shared with this model: so that a model made from this one can keep some of them.
     pub fn shared(&self) -> &[(String, Arc<dyn Layer>)] {
         &self.layers

@@ -17,10 +17,21 @@ pub enum Proceed {
 /// ```text
 /// loss = objective(model(inputs))  ->  change_loss  ->  backward  ->  check_gradients
 ///     ->  clip, optimizer step (or not)  ->  after_step
+/// not finite  ->  check_loss  ->  after_step, or the end
 /// ```
 ///
 /// What the objective saw, before `change_loss`, is what the metrics report.
 pub trait StepHook {
+    /// Sees a loss that is infinite or not a number, before anything is done with it: [`Proceed::Skip`] skips the step,
+    /// [`Proceed::Step`], with which nothing can be done, ends the training as diverged.
+    ///
+    /// # Errors
+    ///
+    /// Any; the training ends with it.
+    fn check_loss(&mut self, _loss: f32) -> Result<Proceed> {
+        Ok(Proceed::Step)
+    }
+
     /// Changes the loss before it is differentiated: loss scaling multiplies it.
     ///
     /// # Errors

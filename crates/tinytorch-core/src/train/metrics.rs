@@ -17,6 +17,15 @@ pub struct Metrics {
     pub examples: u64,
 }
 
+impl Metrics {
+    /// Of no examples.
+    pub(super) const NOTHING: Self = Self {
+        loss: f64::NAN,
+        accuracy: None,
+        examples: 0,
+    };
+}
+
 /// One epoch of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
@@ -25,7 +34,8 @@ pub struct EpochRecord {
     /// The learning rate of the epoch's last step.
     #[serde(with = "bits")]
     pub learning_rate: f64,
-    /// Measured on the way, in training mode, with weights that change from batch to batch.
+    /// Measured on the way, in training mode, with weights that change from batch to batch; without the batches whose loss was not
+    /// finite and whose step was skipped for that.
     pub train: Metrics,
     /// Measured at the end of the epoch.
     pub validation: Option<Metrics>,

@@ -6,7 +6,7 @@ use super::early_stopping::{EarlyStopState, EarlyStopping};
 use super::error::TrainError;
 use super::evaluate::evaluate;
 use super::hook::{Proceed, StepHook};
-use super::metrics::{EpochRecord, Tally};
+use super::metrics::{EpochRecord, Metrics, Tally};
 use super::objective::Objective;
 use super::progress::{EpochProgress, Progress};
 use crate::data::{Batch, BatchSource};
@@ -197,7 +197,11 @@ impl<'a> Trainer<'a> {
             skipped_steps += u64::from(proceed == Proceed::Skip);
             progress.batch_done(tally.metrics());
         }
-        let train = tally.metrics().ok_or(TrainError::NoBatches("train on"))?;
+        let train = match tally.metrics() {
+            // Not one step was taken, so there is nothing to take the mean of.
+            None if skipped_steps > 0 => Metrics::NOTHING,
+            metrics => metrics.ok_or(TrainError::NoBatches("train on"))?,
+        };
         let validation = match validation {
             Some(data) => Some(evaluate(self.model, data, self.objective.as_ref())?),
             None => None,
@@ -231,6 +235,12 @@ impl<'a> Trainer<'a> {
         let mut loss = self.objective.loss(&outputs, &batch.targets)?;
         let value = loss.item()?;
         if !value.is_finite() {
+            if let Some(hook) = &mut self.hook
+                && hook.check_loss(value)? == Proceed::Skip
+            {
+                hook.after_step(self.model, Proceed::Skip)?;
+                return Ok(Proceed::Skip);
+            }
             let loss = value.to_string();
             let diverged = TrainError::Diverged {
                 epoch,

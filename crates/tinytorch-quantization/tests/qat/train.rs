@@ -5,7 +5,8 @@ use tinytorch_core::optim::Optimizer;
 use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_quantization::{
-    Freezing, QatAdam, QatModel, QatOptions, QatRecipe, Steps, prepare_qat, train_qat,
+    Error, Freezing, PrepareOptions, QatAdam, QatModel, QatOptions, QatRecipe, Steps, prepare_qat,
+    train_qat,
 };
 
 use super::{loader, network, rng, stripes};
@@ -112,6 +113,116 @@ fn what_is_frozen_stays_and_the_rest_learns_on() {
     trainer.fit(&data, None, 2).expect("it trains");
     assert_eq!(buffers(&qat), frozen);
     assert_ne!(qat.named_parameters()[0].1.to_vec(), weight);
+}
+
+fn values(model: &dyn Layer) -> Vec<(String, Vec<f32>)> {
+    let tensors = model.named_tensors().into_iter();
+    tensors
+        .map(|(name, tensor)| (name, tensor.to_vec()))
+        .collect()
+}
+
+fn keeping(name: &str) -> QatRecipe {
+    let recipe = QatRecipe::new(4);
+    QatRecipe {
+        epochs: 2,
+        qat: QatOptions {
+            prepare: PrepareOptions {
+                keep_float: vec![name.to_owned()],
+                ..recipe.qat.prepare.clone()
+            },
+            ..recipe.qat.clone()
+        },
+        ..recipe
+    }
+}
+
+#[test]
+fn a_teacher_stays_as_it_was_while_a_layer_kept_in_f32_learns() {
+    // Kept layers were shared with the original, which is the teacher and the baseline: both changed with every step, and the
+    // teacher's batch norm was in training.
+    let rng = &mut rng(5);
+    let model = network(rng);
+    let (x, labels) = stripes(64, rng);
+    let before = values(&model);
+    let trained =
+        train_qat(&model, &loader(&x, &labels), &keeping("0"), |_| {}).expect("it trains");
+    assert_eq!(values(&model), before);
+    assert!(
+        model
+            .shared()
+            .iter()
+            .all(|(_, layer)| layer.own_training() != Some(true)),
+        "it was put into evaluation mode"
+    );
+    // The convolution, and with it the batch norm behind it, stayed in `f32`, and learned.
+    let after = values(&trained.model);
+    for (name, old) in before
+        .iter()
+        .filter(|(name, _)| name.starts_with(['0', '1']))
+    {
+        let new = after.iter().find(|(own, _)| own == name);
+        assert_ne!(&new.expect("kept under its name").1, old, "{name}");
+    }
+    assert_eq!(trained.model.shared_layers().count(), 0);
+
+    // What was converted stays, too, whatever becomes of the model it was converted from.
+    let converted = trained.model.convert().expect("it was trained");
+    let y = converted.forward(&x).expect("fits").to_vec();
+    trained
+        .model
+        .named_parameters()
+        .iter()
+        .for_each(|(_, p)| p.update(|mut p| p *= 2.0));
+    assert_eq!(converted.forward(&x).expect("fits").to_vec(), y);
+}
+
+/// A layer of somebody's own, which says nothing of copies.
+struct Factor(Tensor);
+
+impl Layer for Factor {
+    fn forward(&self, x: &Tensor) -> tinytorch_core::Result<Tensor> {
+        x.try_mul(&self.0)
+    }
+
+    fn kind(&self) -> &'static str {
+        "factor"
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
+    fn own_parameters(&self) -> Vec<(String, Tensor)> {
+        vec![("factor".to_owned(), self.0.clone())]
+    }
+}
+
+#[test]
+fn a_layer_that_cannot_be_copied_has_no_teacher() {
+    let rng = &mut rng(6);
+    let model = Sequential::new()
+        .with_named("own", Factor(Tensor::ones(&[1]).with_grad()))
+        .with_named("relu", Relu)
+        .with_named("last", Linear::new(6, 3, rng));
+    let x = Tensor::randn(&[32, 6], rng);
+    let data = loader(&x, &[1; 32]);
+    let recipe = QatRecipe {
+        epochs: 2,
+        ..QatRecipe::new(4)
+    };
+    let error = train_qat(&model, &data, &recipe, |_| {}).expect_err("it would teach itself");
+    assert!(
+        matches!(&error, Error::Layer { name, .. } if name == "own"),
+        "{error}"
+    );
+    let alone = QatRecipe {
+        distillation: None,
+        ..recipe
+    };
+    let trained = train_qat(&model, &data, &alone, |_| {}).expect("it trains");
+    assert_eq!(trained.model.shared_layers().collect::<Vec<_>>(), ["own"]);
+    assert_ne!(values(&model)[0].1, [1.0], "both share it");
 }
 
 #[test]

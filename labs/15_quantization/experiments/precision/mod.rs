@@ -13,7 +13,7 @@ use tinytorch_core::train::{Proceed, StepHook};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_labs::summary::{Summary, median};
 use tinytorch_labs::table::Table;
-use tinytorch_quantization::{Half, HalfModel, LossScaler, LossScaling};
+use tinytorch_quantization::{Half, HalfModel, LossScaling};
 
 use crate::experiment::{Experiment, Finding, Result};
 use crate::lab::{Lab, Writers};
@@ -87,7 +87,7 @@ impl Experiment for Precision {
                     let watch = Rc::new(RefCell::new(Watch::default()));
                     let hook = Hook {
                         loss_factor,
-                        scaling: scaled.then(|| LossScaling::new(LossScaler::default())),
+                        scaling: scaled.then(LossScaling::default),
                         watch: watch.clone(),
                     };
                     let mut epoch = |record: &_| lab.progress.epoch(record);
@@ -153,6 +153,13 @@ struct Hook {
 const LOOKED_AT: usize = 32;
 
 impl StepHook for Hook {
+    fn check_loss(&mut self, loss: f32) -> tinytorch_core::Result<Proceed> {
+        match &mut self.scaling {
+            Some(scaling) => scaling.check_loss(loss),
+            None => Ok(Proceed::Step),
+        }
+    }
+
     fn change_loss(&mut self, loss: Tensor) -> tinytorch_core::Result<Tensor> {
         let loss = &loss * self.loss_factor;
         match &mut self.scaling {
