@@ -159,6 +159,8 @@ mod stage_layer;
 mod step;
 #[path = "../../crates/tinytorch-quantization/src/take_apart.rs"]
 mod take_apart;
+#[path = "../../crates/tinytorch-quantization/src/target/mod.rs"]
+pub mod target;
 
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
@@ -214,3 +216,4 @@ pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueR
 pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
 pub use sketch_file::{load_sketches, save_sketches};
 pub use stage::Stage;
+pub use target::{Finding, Profile, check_target};

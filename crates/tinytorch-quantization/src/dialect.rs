@@ -1,4 +1,4 @@
-//! Where the world disagrees: the same values, three answers, each exact.
+//! Where the world disagrees: the same values, three answers, each exact (N18).
 //!
 //! In: values, ranges or sums, and whose rules to follow. Out: the codes that owner's software gives. [`Dialect::Onnx`] is the
 //! contract of this library (`docs/numerics.md`); the others are here to read, write and check models of other tools, and to show

@@ -21,6 +21,7 @@
 //! | [`fake_quantize`](mod@fake_quantize), [`learned`], [`qat`], [`qat_layer`], [`qat_train`], [`distill`] | training that feels the rounding |
 //! | [`loss_scaling`], [`mixed_precision`] | training in half precision |
 //! | [`explain`](mod@explain) | where a model loses, and what would help |
+//! | [`target`] | whether TensorRT, LiteRT and others take it as it is |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
 //! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
 //! | [`precision_search`], [`frontier`] | which layer in which precision? |
@@ -194,6 +195,7 @@ pub mod stage;
 mod stage_layer;
 mod step;
 mod take_apart;
+pub mod target;
 
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
@@ -249,3 +251,4 @@ pub use scheme::{CodeRange, Dims, Granularity, QParams, Scheme, Symmetry, ValueR
 pub use sketch::{Batch, Bin, MAX_BATCHES, Sketch};
 pub use sketch_file::{load_sketches, save_sketches};
 pub use stage::Stage;
+pub use target::{Finding, Profile, check_target};

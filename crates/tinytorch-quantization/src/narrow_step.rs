@@ -1,4 +1,4 @@
-//! Narrow layers as they run: weights packed for the kernels, which take over what the definition holds.
+//! Narrow layers as they run: weights packed for the kernels, which take over what the definition holds. Ranges at run time are those of N20.
 
 use half::bf16;
 

@@ -2,7 +2,7 @@
 //!
 //! In: values and a [`Scheme`], or codes from elsewhere. Out: a [`PackedTensor`], the form in which weights of four bits are held
 //! and saved. A nibble is half a byte. The first code lies in the lower half, and an odd count leaves the upper half of
-//! the last byte 0, as in ONNX's INT4 and UINT4:
+//! the last byte 0, as in ONNX's INT4 and UINT4 (N16):
 //!
 //! ```text
 //! codes  1  -2   7            byte 0: 0xE1   (-2 is 0xE in two's complement)   byte 1: 0x07

@@ -127,7 +127,8 @@ impl Prepared {
         stage::find(&mut self.stages, name)
     }
 
-    /// Forgets what all observers saw, so that the model can be calibrated again, after its weights were changed for instance.
+    /// Forgets what all observers saw, so that the model can be calibrated again, after its weights were changed for instance, or
+    /// after a batch was refused half-way: the layers before the error have counted it, those behind have not.
     ///
     /// # Errors
     ///
@@ -215,6 +216,8 @@ impl Prepared {
 
     /// Adds what was observed elsewhere, by another thread or on another day, to what was observed here. Who observed parts of one
     /// data set numbers the batches: [`Prepared::number_batches_from`].
+    ///
+    /// Places are known by name alone. Whether the sketches are those of this model, or of another one with layers of the same names, cannot be told.
     ///
     /// # Errors
     ///

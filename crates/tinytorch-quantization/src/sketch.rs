@@ -1,4 +1,4 @@
-//! A sketch of all values that a tensor ever took: one pass, fixed memory, and any two can be added.
+//! A sketch of all values that a tensor ever took: one pass, fixed memory, and any two can be added (N17).
 //!
 //! In: batches of values, in any order, on any number of threads. Out: enough to find the range by every method afterwards
 //! ([`Sketch::range`]), so that trying another method costs no inference, and to say how far the range can be

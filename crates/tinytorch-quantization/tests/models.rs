@@ -6,6 +6,8 @@ mod composites;
 mod modes;
 #[path = "models/stages.rs"]
 mod stages;
+#[path = "models/targets.rs"]
+mod targets;
 
 #[path = "models/explain.rs"]
 mod explain;
