@@ -313,6 +313,33 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "what the next test starts"]
+    fn one_that_starts_threads() {
+        let sleep = || std::thread::sleep(Duration::from_secs(60));
+        let threads: Vec<_> = (0..200).map(|_| std::thread::spawn(sleep)).collect();
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+
+    /// The kernel's limit counts all processes of a user: as nobody, sixteen thousand threads were started.
+    #[test]
+    fn threads_are_counted_whoever_runs_them() {
+        let wishes = Wishes {
+            wall: Duration::from_secs(50),
+            stdout: 1 << 20,
+            stderr: 1 << 10,
+            threads: Some(64),
+        };
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        command.args([
+            "--ignored",
+            "--exact",
+            "sandbox::supervise::tests::one_that_starts_threads",
+        ]);
+        let ended = run(&mut command, b"", &wishes).expect("starts");
+        assert_eq!(ended.ending, Ending::TooManyThreads);
+    }
+
+    #[test]
     fn what_a_command_left_behind_is_gone_with_it() {
         let ended = shell("sleep 60 & echo $!", b"", 10_000);
         let pid = String::from_utf8_lossy(&ended.stdout).trim().to_owned();

@@ -51,24 +51,32 @@ fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
     let class = Class::new();
     write_class(&class);
 
-    // Killed as soon as there is a result: what is there is whole.
-    let mut killed = class
-        .run_command(&["--seed", "5", "--jobs", "1"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while class.results().ids().unwrap().is_empty() && begun.elapsed() < Duration::from_secs(300) {
-        std::thread::sleep(Duration::from_millis(5));
+    // Killed while it prepares itself, as soon as there is a result, and some random time after one more: what is there is whole, and stays.
+    let mut before: Vec<String> = Vec::new();
+    for (results, milliseconds) in [(0, 700), (1, 0), (2, u64::from(std::process::id() % 400))] {
+        let mut killed = class
+            .run_command(&["--seed", "5", "--jobs", "1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while class.results().ids().unwrap().len() < results
+            && begun.elapsed() < Duration::from_secs(600)
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let now = class.results().ids().unwrap();
+        assert!(now.len() >= results && before.iter().all(|id| now.contains(id)));
+        for id in &now {
+            class.result(id);
+        }
+        before = now;
     }
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    let before = class.results().ids().unwrap();
-    assert!(!before.is_empty());
-    for id in &before {
-        class.result(id);
-    }
+    assert!(before.len() < 6, "it was killed too late to show anything");
 
     // It goes on with the same seed, without being told, and keeps what is there.
     let summary = class.run(&[]);
