@@ -12,6 +12,9 @@ use tito::workspace::{Module, Workspace};
 
 use crate::graft::Stubs;
 
+/// The package that runs sealed.
+pub const HARNESS: &str = "tito-grade-harness";
+
 /// Texts by their path; paths are relative and use `/`.
 pub type Texts = BTreeMap<String, Vec<u8>>;
 

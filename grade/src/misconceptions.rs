@@ -13,7 +13,7 @@ use tito::mistakes::Mistake;
 use tito::subject::Runner;
 use tito::{dependencies, exam, mistakes};
 
-use crate::course::Course;
+use crate::course::{Course, HARNESS};
 
 /// What a check may take; some mistakes are endless loops.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,7 +28,9 @@ pub fn enter(course: &Course, record: &mut ExamRecord) -> Result<()> {
     if catalogue.is_empty() {
         return Ok(());
     }
-    let dependencies = dependencies::build(&course.module)?;
+    // As for submissions: asked for without the harness, cargo would compile some crates once more, with other features.
+    let mut dependencies = dependencies::build_with(&course.module, &[HARNESS])?;
+    dependencies.externs.remove(&HARNESS.replace('-', "_"));
     let runners = mistakes::build_all(&course.module, &dependencies, &catalogue)?;
     let mut found = Vec::new();
     for (mistake, runner) in catalogue.iter().zip(&runners) {

@@ -34,11 +34,8 @@ pub use job::{Built, Job};
 pub use relink::Prebuilt;
 pub use rustc::{Diagnostic, Toolchain, errors};
 
-use crate::course::{Course, Texts};
+use crate::course::{Course, HARNESS, Texts};
 use crate::sandbox::{Confinement, GROUP, Launcher};
-
-/// The package that runs sealed.
-const HARNESS: &str = "tito-grade-harness";
 
 /// The crate name of [`HARNESS`], and of the exam's own library: what the link step knows and a student's crate does not.
 const FOR_THE_EXAM: [&str; 2] = ["tito_grade_harness", "tinytorch_exam"];
