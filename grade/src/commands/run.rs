@@ -112,7 +112,7 @@ pub fn run(context: &Context<'_>, wishes: &Wishes) -> Result<Outcome> {
             "refused": summary.refused,
             "faults": summary.faults,
             "left_alone": listing.left_alone,
-            "alike": listing.alike,
+            "notes": notes(&plan),
             "seconds": summary.seconds,
         }));
     } else {
@@ -186,6 +186,17 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(path)?)
 }
 
+/// What staff should know of how submissions were handed in: id and a sentence.
+fn notes(plan: &Plan) -> Vec<(&str, &str)> {
+    let all = plan.submissions.iter();
+    all.flat_map(|one| {
+        one.notes
+            .iter()
+            .map(|note| (one.id.as_str(), note.as_str()))
+    })
+    .collect()
+}
+
 fn line(result: &SubmissionResult) -> String {
     let verdict = match result.status {
         Status::Graded => format!("{} of {}", points(result.points), result.of),
@@ -210,8 +221,8 @@ fn print(
     for name in &listing.left_alone {
         ui::note(format!("not graded: {name}"));
     }
-    for alike in &listing.alike {
-        ui::note(alike);
+    for (id, note) in notes(plan) {
+        ui::note(format!("{id}: {note}"));
     }
     let mut parts = vec![format!("{} graded", summary.graded)];
     let more = [

@@ -1,11 +1,12 @@
 //! Which submissions a folder holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tito::failure::Failure;
+use tito::snapshot::hash;
 
 use super::{gradescope, names};
 use crate::clean;
@@ -18,24 +19,6 @@ pub struct Listing {
     pub submissions: Vec<Submission>,
     /// What is there and is no submission.
     pub left_alone: Vec<String>,
-    /// Submissions that may be the same student's: a sentence each.
-    pub alike: Vec<String>,
-}
-
-/// Of every student of a Canvas download the number of the last upload.
-fn newest(paths: &[PathBuf]) -> BTreeMap<String, u64> {
-    let mut newest = BTreeMap::new();
-    for path in paths {
-        let stem = path.to_str().and_then(|name| {
-            name.strip_suffix(".zip")
-                .or_else(|| name.strip_suffix(".ZIP"))
-        });
-        if let Some(canvas) = stem.and_then(names::canvas) {
-            let last: &mut u64 = newest.entry(canvas.number).or_default();
-            *last = canvas.upload.max(*last);
-        }
-    }
-    newest
 }
 
 /// Lists a folder of submissions. No submission is read.
@@ -56,14 +39,10 @@ pub fn list(folder: &Path) -> Result<Listing> {
         .map(|text| gradescope::parse(&text))
         .unwrap_or_default();
     let mut listing = Listing::default();
-    let newest = newest(&paths);
-    let mut ids = BTreeSet::new();
+    let mut uploads: BTreeMap<String, Vec<Upload>> = BTreeMap::new();
     for path in paths {
-        let Some(name) = path.to_str().map(str::to_owned) else {
-            // Plans and results name it in JSON, which is text.
-            let shown = clean::line(&path.to_string_lossy(), 200);
-            let why = "its name is no UTF-8 text: rename it, or it is not graded";
-            listing.left_alone.push(format!("{shown}: {why}"));
+        let Some(name) = path.to_str() else {
+            listing.submissions.push(unreadable(&path));
             continue;
         };
         let kind = fs::symlink_metadata(folder.join(&path)).map(|data| data.file_type());
@@ -72,30 +51,43 @@ pub fn list(folder: &Path) -> Result<Listing> {
         let stem = name
             .strip_suffix(".zip")
             .or_else(|| name.strip_suffix(".ZIP"));
-        let is_hidden = name.starts_with('.') || name == "__MACOSX";
-        let mut submission = match stem {
-            _ if is_hidden => continue,
-            _ if name == "submission_metadata.yml" => continue,
-            Some(stem) if is_file => {
-                let upload = names::canvas(stem).map(|canvas| (canvas.number, canvas.upload));
-                if let Some((student, upload)) = upload
-                    && newest.get(&student).is_some_and(|newest| *newest > upload)
-                {
-                    let shown = clean::line(&name, 200);
-                    listing
-                        .left_alone
-                        .push(format!("{shown}: the same student uploaded again later"));
-                    continue;
-                }
-                archive(stem, &path)
-            }
-            _ if is_folder => blank(&name, Origin::Folder, &path),
-            _ => {
-                listing.left_alone.push(clean::line(&name, 200));
+        let is_ours = name.starts_with('.')
+            || name == "__MACOSX"
+            || name == "submission_metadata.yml"
+            || name == "submission_metadata.yaml";
+        if is_ours {
+            continue;
+        }
+        let canvas = is_file
+            .then(|| names::canvas(stem.or_else(|| Some(name.rsplit_once('.')?.0))?))
+            .flatten();
+        let mut submission = match (canvas, stem) {
+            (Some(canvas), _) => {
+                let all = uploads.entry(canvas.number.clone()).or_default();
+                all.push(Upload {
+                    canvas,
+                    is_zip: stem.is_some(),
+                    name: name.to_owned(),
+                });
                 continue;
             }
+            (None, Some(stem)) if is_file => blank(stem, Origin::Archive, &path),
+            _ if is_folder => blank(name, Origin::Folder, &path),
+            _ => match OTHER_ARCHIVES
+                .iter()
+                .find_map(|kind| name.strip_suffix(kind))
+            {
+                Some(stem) if is_file && !stem.is_empty() => Submission {
+                    notes: vec![unread(&[name])],
+                    ..blank(stem, Origin::Archive, &path)
+                },
+                _ => {
+                    listing.left_alone.push(clean::line(name, 200));
+                    continue;
+                }
+            },
         };
-        if let Some(known) = metadata.get(&name) {
+        if let Some(known) = metadata.get(name) {
             submission.origin = Origin::Gradescope;
             submission.submitted.clone_from(&known.created);
             if let Some(first) = known.submitters.first() {
@@ -106,22 +98,11 @@ pub fn list(folder: &Path) -> Result<Listing> {
             let others = known.submitters.iter().skip(1);
             submission.group = others.map(|person| person.name.clone()).collect();
         }
-        // `jane` and `jane.zip`, or names that differ only in capital letters, which some systems take for one.
-        let mut number = 1;
-        let base = submission.id.clone();
-        while !ids.insert(submission.id.to_lowercase()) {
-            number += 1;
-            submission.id = format!("{base}-{number}");
-        }
-        if number > 1 {
-            listing.alike.push(format!(
-                "{} is graded as {}, since there is another {base}: one student, or two?",
-                clean::line(&name, 200),
-                submission.id
-            ));
-        }
         listing.submissions.push(submission);
     }
+    let uploads = uploads.into_values().filter_map(newest);
+    listing.submissions.extend(uploads);
+    keep_apart(&mut listing.submissions);
     if listing.submissions.is_empty() {
         return Err(
             Failure::usage(format!("there are no submissions in {shown}"))
@@ -133,16 +114,113 @@ pub fn list(folder: &Path) -> Result<Listing> {
     Ok(listing)
 }
 
-fn archive(stem: &str, path: &Path) -> Submission {
-    match names::canvas(stem) {
-        Some(canvas) => Submission {
-            id: names::id(&format!("{}_{}", canvas.name, canvas.number)),
-            name: clean::line(&canvas.name, 100),
-            student_number: Some(canvas.number),
-            late: Some(canvas.late),
-            ..blank(stem, Origin::Canvas, path)
-        },
-        None => blank(stem, Origin::Archive, path),
+/// Packings that are not read; whoever used one is in the class all the same.
+const OTHER_ARCHIVES: [&str; 9] = [
+    ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tgz", ".tar", ".7z", ".rar", ".gz",
+];
+
+fn unread(names: &[&str]) -> String {
+    format!(
+        "handed in as {}, which is not read: make a folder or a zip file of it and grade again",
+        clean::line(&names.join(", "), 300)
+    )
+}
+
+/// A file of a download from Canvas.
+struct Upload {
+    canvas: names::Canvas,
+    is_zip: bool,
+    name: String,
+}
+
+/// One submission of all files of a student: the zip file uploaded last. Its id does not depend on what lies beside it.
+fn newest(mut uploads: Vec<Upload>) -> Option<Submission> {
+    uploads.sort_by_key(|upload| (upload.is_zip, upload.canvas.upload));
+    let last = uploads.pop()?;
+    let mut notes = Vec::new();
+    let mut others: Vec<&str> = uploads.iter().map(|upload| upload.name.as_str()).collect();
+    if !last.is_zip {
+        others.insert(0, &last.name);
+        notes.push(unread(&others));
+    } else if !others.is_empty() {
+        notes.push(format!(
+            "of several uploads {} was graded, the newest zip file; not {}",
+            clean::line(&last.name, 200),
+            clean::line(&others.join(", "), 300)
+        ));
+    }
+    let canvas = last.canvas;
+    let path = Path::new(&last.name);
+    Some(Submission {
+        id: names::id(&format!("{}_{}", canvas.name, canvas.number)),
+        name: clean::line(&canvas.name, 100),
+        student_number: Some(canvas.number),
+        late: Some(canvas.late),
+        notes,
+        ..blank(&last.name, Origin::Canvas, path)
+    })
+}
+
+/// Something whose name cannot be written into a result: named by its escapes, and never opened.
+fn unreadable(path: &Path) -> Submission {
+    let escaped: String = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .flat_map(|byte| std::ascii::escape_default(*byte))
+        .map(char::from)
+        .collect();
+    Submission {
+        notes: vec![format!(
+            "the name {} is not UTF-8: rename it and grade again",
+            clean::line(&escaped, 200)
+        )],
+        ..blank(&escaped, Origin::Folder, Path::new(&escaped))
+    }
+}
+
+/// Gives submissions ids of their own, and names those that may be one person's.
+///
+/// `jane` and `jane.zip`, or names that differ only in capital letters, which some systems take for one, all get the hash of their own name: numbers would
+/// depend on who else is there, and an exception for one would become another's.
+fn keep_apart(submissions: &mut [Submission]) {
+    let mut by_id: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut by_number: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, submission) in submissions.iter().enumerate() {
+        by_id
+            .entry(submission.id.to_lowercase())
+            .or_default()
+            .push(at);
+        if let Some(number) = &submission.student_number {
+            by_number.entry(number.clone()).or_default().push(at);
+        }
+    }
+    let mut name = |group: &[usize], what: &str| {
+        let sources: Vec<String> = group
+            .iter()
+            .map(|at| submissions[*at].source.display().to_string())
+            .collect();
+        let note = format!("{what}: {}", clean::line(&sources.join(", "), 300));
+        for at in group {
+            submissions[*at].notes.push(note.clone());
+        }
+    };
+    let twice = |groups: BTreeMap<String, Vec<usize>>| {
+        let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
+        groups.retain(|group| group.len() > 1);
+        groups
+    };
+    let same_id = twice(by_id);
+    for group in &same_id {
+        name(group, "several submissions have one name");
+    }
+    for group in twice(by_number) {
+        name(&group, "several submissions have one student number");
+    }
+    for at in same_id.concat() {
+        let source = submissions[at].source.to_string_lossy().into_owned();
+        let own = &hash(source.as_bytes())[..16];
+        submissions[at].id = format!("{}-{own}", submissions[at].id);
     }
 }
 
@@ -153,6 +231,7 @@ fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
         email: None,
         student_number: None,
         group: Vec::new(),
+        notes: Vec::new(),
         origin,
         source: path.to_owned(),
         submitted: None,
@@ -164,49 +243,102 @@ fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStrExt;
 
-    /// Both were graded, and the older one's grade was published.
-    #[test]
-    fn of_two_uploads_of_one_student_the_later_counts() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in [
-            "doejane_1001_70001_hw.zip",
-            "doejane_1001_70009_hw-1.zip",
-            "roejo_1002_70003_hw.zip",
-        ] {
-            fs::write(folder.path().join(name), "").expect("written");
+    fn listed(names: &[&str]) -> Listing {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        for name in names {
+            let path = folder.path().join(name);
+            let done = match name.strip_suffix('/') {
+                Some(_) => fs::create_dir(&path),
+                None => fs::write(&path, "x"),
+            };
+            done.expect("writes");
         }
-        for name in ["kim", "Kim"] {
-            fs::create_dir(folder.path().join(name)).expect("a folder");
-        }
-        let listing = list(folder.path()).expect("submissions");
-        let sources: Vec<String> = listing
-            .submissions
-            .iter()
-            .map(|one| one.source.display().to_string())
-            .collect();
-        assert!(sources.contains(&"doejane_1001_70009_hw-1.zip".to_owned()));
-        assert!(!sources.contains(&"doejane_1001_70001_hw.zip".to_owned()));
-        assert_eq!((listing.left_alone.len(), listing.alike.len()), (1, 1));
+        list(folder.path()).expect("submissions")
     }
 
-    /// One such name ended the whole run before anybody was graded.
+    fn ids(listing: &Listing) -> Vec<&str> {
+        let all = listing.submissions.iter();
+        all.map(|submission| submission.id.as_str()).collect()
+    }
+
+    /// The older upload had the student's id and filled the gradebook; the newer one got another id and no row.
     #[test]
-    fn a_name_that_is_no_text_is_left_alone_and_told() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let odd = std::ffi::OsStr::from_bytes(b"j\xe4ne");
-        // Not every disk takes such a name.
-        if fs::create_dir(folder.path().join(odd)).is_err() {
-            return;
+    fn of_two_uploads_the_newest_zip_is_graded_and_the_other_named() {
+        let newest = "doejane_1001_70009_hw-1.zip";
+        let listing = listed(&[
+            "doejane_1001_70001_hw.zip",
+            newest,
+            "doejane_1001_70010_notes.md",
+            "doejane_LATE_1002_70002_hw.zip",
+        ]);
+        assert_eq!(ids(&listing), ["doejane_1001", "doejane_1002"]);
+        let jane = &listing.submissions[0];
+        assert_eq!(jane.source, Path::new(newest));
+        assert!(jane.notes[0].contains("70001_hw.zip") && jane.notes[0].contains("notes.md"));
+        assert_eq!(listing.submissions[1].notes, [] as [String; 0]);
+    }
+
+    /// They were in no table of grades: neither a grade nor a question whether there should be one.
+    #[test]
+    fn what_is_not_read_is_in_the_class_with_its_reason() {
+        let listing = listed(&[
+            "doejane_1001_70001_quantize.rs",
+            "doejane_1001_70002_gemm.rs",
+            "kim.tar.gz",
+            "readme.txt",
+        ]);
+        assert_eq!(ids(&listing), ["doejane_1001", "kim"]);
+        for submission in &listing.submissions {
+            assert!(
+                submission.notes[0].contains("is not read"),
+                "{submission:?}"
+            );
         }
-        fs::create_dir(folder.path().join("jane")).expect("a folder");
-        let listing = list(folder.path()).expect("there is jane");
-        assert_eq!(listing.submissions.len(), 1);
-        assert!(listing.left_alone[0].contains("rename it"));
-        assert!(serde_json::to_string(&listing.submissions).is_ok());
+        assert!(listing.submissions[0].notes[0].contains("quantize.rs"));
+        assert_eq!(listing.left_alone, ["readme.txt"]);
+    }
+
+    /// Ids counted up in the order of names, so an exception for `jane` went to whoever sorted first.
+    #[test]
+    fn an_id_never_passes_to_another_submission() {
+        let alone = listed(&["jane.zip", "kim/"]);
+        assert_eq!(ids(&alone), ["jane", "kim"]);
+        let both = listed(&["jane.zip", "jane/", "kim/"]);
+        assert!(!ids(&both).contains(&"jane"));
+        let three = listed(&["jane.zip", "jane/", "Jane/", "kim/"]);
+        let of = |listing: &Listing, source: &str| {
+            let mut all = listing.submissions.iter();
+            all.find(|one| one.source == Path::new(source))
+                .map(|one| one.id.clone())
+                .expect("there")
+        };
+        assert_eq!(of(&both, "jane.zip"), of(&three, "jane.zip"));
+        let notes = |listing: &Listing| listing.submissions[0].notes.concat();
+        assert!(notes(&three).contains("jane.zip"), "{}", notes(&three));
+        assert_eq!(three.submissions[3].notes, [] as [String; 0]);
+    }
+
+    /// Its path could not be written into the plan, and nobody of the class was graded.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_name_that_is_no_utf8_is_one_refused_submission() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let name = std::ffi::OsStr::from_bytes(b"\xff\xfez");
+        fs::create_dir(folder.path().join(name)).expect("makes");
+        fs::create_dir(folder.path().join("kim")).expect("makes");
+        let listing = list(folder.path()).expect("submissions");
+        let text = serde_json::to_string(&listing.submissions).expect("JSON");
+        assert!(text.contains("xff"), "{text}");
+        assert_eq!(listing.submissions.len(), 2);
+        let note = listing.submissions.iter().flat_map(|one| &one.notes).next();
+        assert!(
+            note.is_some_and(|note| note.contains("not UTF-8") && note.contains("\\xff")),
+            "{note:?}"
+        );
     }
 }

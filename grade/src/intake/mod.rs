@@ -139,7 +139,7 @@ fn refusal(path: &Path, why: impl Into<String>, suspicious: bool) -> Refused {
     }
 }
 
-/// Chooses the folder that holds the exercise files, and reads the wanted files of that folder.
+/// Chooses the folder that holds the exercise files, and reads the wanted files of that folder; the written answers may lie elsewhere.
 fn choose<H>(
     module: &Module,
     mut found: Found<H>,
@@ -152,32 +152,39 @@ fn choose<H>(
         .map(String::as_str)
         .chain([ANSWERS])
         .collect();
+    let code = home(module, &found.entries);
     let mut taken = BTreeMap::new();
     let entries = std::mem::take(&mut found.entries);
-    let is_answers = |entry: &&Entry<H>| entry.path.file_name().is_some_and(|name| name == ANSWERS);
-    let home = home(module, &entries).unwrap_or_default();
-    let has_answers = entries
-        .iter()
-        .filter(is_answers)
-        .any(|entry| entry.path.parent() == Some(&home));
-    // Written answers may lie elsewhere, above the code or without any: where there are some once, they are meant.
-    let mut elsewhere = entries.iter().filter(is_answers);
-    if let (false, Some(one), None) = (has_answers, elsewhere.next(), elsewhere.next()) {
-        match read(&one.handle) {
-            Ok(content) => {
-                taken.insert(ANSWERS.to_owned(), content);
-            }
-            Err((why, suspicious)) => found.refuse(&one.path, why, suspicious),
-        }
-    }
     for name in wanted {
+        let is_called = |entry: &&Entry<H>| {
+            let own = entry.path.file_name().map(|name| name.to_string_lossy());
+            own.is_some_and(|own| own.eq_ignore_ascii_case(name))
+        };
+        let mut home = code.clone();
+        if name == ANSWERS {
+            let all: Vec<&Path> = entries
+                .iter()
+                .filter(is_called)
+                .filter_map(|entry| entry.path.parent())
+                .collect();
+            let beside_code = all.iter().any(|folder| Some(*folder) == code.as_deref());
+            home = match all[..] {
+                _ if beside_code => home,
+                [] => None,
+                // Handed in alone, or beside the folder of the code: there is no doubt which one is meant.
+                [one] => Some(one.to_owned()),
+                _ => {
+                    let why = "several are there, and none beside the exercise files";
+                    found.refuse(Path::new(ANSWERS), why, false);
+                    None
+                }
+            };
+        }
+        let Some(home) = home else { continue };
         let like: Vec<&Entry<H>> = entries
             .iter()
             .filter(|entry| entry.path.parent() == Some(&home))
-            .filter(|entry| {
-                let own = entry.path.file_name().map(|name| name.to_string_lossy());
-                own.is_some_and(|own| own.eq_ignore_ascii_case(name))
-            })
+            .filter(is_called)
             .collect();
         match like[..] {
             [] => {}
@@ -226,4 +233,40 @@ fn home<H>(module: &Module, entries: &[Entry<H>]) -> Option<PathBuf> {
             )
         })
         .map(|(home, _)| home.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(paths: &[&str]) -> (Vec<String>, usize) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = tito::workspace::Workspace::find(Some(&root)).expect("the course");
+        let module = workspace.module("15").expect("the module");
+        let entries = paths.iter().map(|path| Entry {
+            path: PathBuf::from(path),
+            handle: (*path).to_owned(),
+        });
+        let found = Found {
+            entries: entries.collect(),
+            refused: Vec::new(),
+        };
+        let (taken, refused) = choose(&module, found, |path| Ok(path.clone().into_bytes()));
+        let taken = taken
+            .into_values()
+            .map(|path| String::from_utf8(path).expect("text"));
+        (taken.collect(), refused.len())
+    }
+
+    /// Answers without code, or beside its folder, were dropped and marked with 0 points as not given.
+    #[test]
+    fn written_answers_are_found_wherever_there_is_one() {
+        assert_eq!(chosen(&["QUESTIONS.md"]), (vec!["QUESTIONS.md".into()], 0));
+        let (taken, refused) = chosen(&["QUESTIONS.md", "15_quantization/quantize.rs"]);
+        assert_eq!((taken.len(), refused), (2, 0));
+        let (taken, _) = chosen(&["a/QUESTIONS.md", "b/QUESTIONS.md", "b/quantize.rs"]);
+        assert_eq!(taken, ["b/QUESTIONS.md", "b/quantize.rs"]);
+        // Which of two is meant is the student's to say.
+        assert_eq!(chosen(&["a/QUESTIONS.md", "b/QUESTIONS.md"]), (vec![], 1));
+    }
 }

@@ -64,8 +64,13 @@ mod tests {
     fn names_of_canvas_are_taken_apart() {
         let read = canvas("doejane_12345_67890_my_hw-1").expect("a name of Canvas");
         assert_eq!(
-            (read.name.as_str(), read.number.as_str(), read.late),
-            ("doejane", "12345", false)
+            (
+                read.name.as_str(),
+                read.number.as_str(),
+                read.upload,
+                read.late
+            ),
+            ("doejane", "12345", 67890, false)
         );
         assert!(canvas("doejane_LATE_12345_67890_hw").expect("late").late);
         for other in [

@@ -20,6 +20,9 @@ pub struct Submission {
     pub group: Vec<String>,
     /// How it was handed in.
     pub origin: Origin,
+    /// What staff should know of how it was handed in, a sentence each: another upload of the same student, a packing that is not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Folder or archive, relative to the folder of submissions.
     pub source: PathBuf,
     /// When it was handed in, as the source writes it.

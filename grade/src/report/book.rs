@@ -97,7 +97,10 @@ impl Book {
                 None => Lateness::default(),
             };
             let written = marks.and_then(|marks| marks.points_of(&submission.id));
-            rows.push(row(submission, result, lateness, written, policy, marks));
+            let mut row = row(submission, result, lateness, written, policy, marks);
+            // Of the plan: what lies beside a submission may have changed since it was graded.
+            row.open.extend(planned.notes.iter().cloned());
+            rows.push(row);
         }
         Ok(Book {
             plan,
@@ -189,6 +192,51 @@ fn row(
         total,
         open,
     }
+}
+
+/// Points in hundredths, for formats that add up what the checks are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hundredths {
+    /// To be had.
+    pub of: i64,
+    /// All of them or none.
+    pub points: i64,
+}
+
+impl Hundredths {
+    /// As points.
+    pub fn to_points(hundredths: i64) -> f64 {
+        hundredths as f64 / 100.0
+    }
+}
+
+/// What every check of [`shares`] is worth, in its order: less than a hundredth off, and in sum exactly the points that were earned and the points that were to
+/// be had. Each is the difference of two rounded running sums, those of the passed checks first.
+pub fn hundredths(result: &SubmissionResult) -> Vec<Hundredths> {
+    let shares = shares(result);
+    let rounded = |points: f64| (points * 100.0).round() as i64;
+    let earned = rounded(result.points + result.bonus);
+    let all = rounded(shares.iter().map(|share| share.of).sum());
+    let mut parts = vec![Hundredths { of: 0, points: 0 }; shares.len()];
+    let (mut sum, mut before) = (0.0, 0);
+    for passed in [true, false] {
+        let own: Vec<usize> = (0..shares.len())
+            .filter(|at| shares[*at].check.passed() == passed)
+            .collect();
+        for at in &own {
+            sum += shares[*at].of;
+            // The sums of the result were added in another order, which may decide a tie.
+            let until = match own.last() == Some(at) {
+                true if passed => earned,
+                true => all,
+                false => rounded(sum),
+            };
+            parts[*at].of = until - before;
+            parts[*at].points = if passed { until - before } else { 0 };
+            before = until;
+        }
+    }
+    parts
 }
 
 /// A check and the points it is worth and earned.

@@ -23,8 +23,12 @@ pub struct Filled {
     pub column: String,
     /// Students with a grade in it.
     pub matched: usize,
-    /// Submissions with a grade for which the file has no row, or several.
+    /// Submissions with a grade for which the file has no row, or several, or whose row another submission claims too.
     pub unmatched: Vec<String>,
+    /// Students whom Canvas excuses (`EX`): that stays, whatever they handed in.
+    pub excused: Vec<String>,
+    /// Students with more points than the column has.
+    pub above: usize,
     /// Rows without a grade.
     pub without: Vec<String>,
 }
@@ -87,21 +91,35 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
         .skip(1)
         .filter(|row| !is_possible(row))
         .collect();
-    let mut grades: BTreeMap<usize, f64> = BTreeMap::new();
+    let mut claims: BTreeMap<usize, Vec<(&Row, f64)>> = BTreeMap::new();
     let mut unmatched = Vec::new();
     for row in &book.rows {
         let Some(total) = row.total else { continue };
         match find(&who, &rows, &row.submission) {
-            Some(at) if !grades.contains_key(&at) => {
-                grades.insert(at, total * factor);
-            }
-            _ => unmatched.push(named(row)),
+            Some(at) => claims.entry(at).or_default().push((row, total * factor)),
+            None => unmatched.push(named(row)),
         }
     }
+    let mut grades: BTreeMap<usize, f64> = BTreeMap::new();
+    let mut excused = Vec::new();
+    for (at, claimants) in claims {
+        let cell = |column: usize| rows[at].get(column).map_or("", String::as_str);
+        match claimants.as_slice() {
+            // Somebody excused this student; that is not for a program to take back.
+            _ if is_excused(cell(target)) => {
+                excused.push(escape::line(cell(who.name)));
+            }
+            [(_, grade)] => {
+                grades.insert(at, *grade);
+            }
+            several => unmatched.extend(several.iter().map(|(row, _)| named(row))),
+        }
+    }
+    let most = possible.unwrap_or_else(|| book.of());
+    let above = grades.values().filter(|grade| **grade > most).count();
 
     let mut writer = Writer::new(table.separator);
     let mut without = Vec::new();
-    let mut excused = 0;
     let mut at = 0;
     for (index, row) in table.rows.iter().enumerate() {
         let cell = |column: usize| row.get(column).map_or("", String::as_str);
@@ -118,14 +136,11 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
             writer.verbatim(cell(target));
         } else {
             match grades.get(&at) {
-                // Somebody excused this student; that is not for a program to take back.
-                Some(_) if cell(target).trim().eq_ignore_ascii_case("EX") => {
-                    excused += 1;
-                    without.push(format!("{} (excused)", escape::line(cell(who.name))));
-                    writer.verbatim(cell(target));
-                }
                 Some(grade) => {
                     writer.verbatim(&decimal(*grade, table.separator));
+                }
+                None if is_excused(cell(target)) => {
+                    writer.verbatim(cell(target));
                 }
                 None => {
                     without.push(escape::line(cell(who.name)));
@@ -139,8 +154,10 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
     Ok(Filled {
         text: writer.finish(),
         column: title.clone(),
-        matched: grades.len() - excused,
+        matched: grades.len(),
         unmatched,
+        excused,
+        above,
         without,
     })
 }
@@ -185,6 +202,10 @@ fn who(header: &[String]) -> Option<Who> {
 fn is_possible(row: &[String]) -> bool {
     row.first()
         .is_some_and(|cell| cell.contains("Points Possible"))
+}
+
+fn is_excused(cell: &str) -> bool {
+    cell.trim().eq_ignore_ascii_case("EX")
 }
 
 fn number(cell: &str) -> Option<f64> {
@@ -254,8 +275,9 @@ fn find(who: &Who, rows: &[&Vec<String>], submission: &Submission) -> Option<usi
         }
         None
     };
-    if submission.origin == Origin::Canvas {
-        return by(who.id, &[number]);
+    match submission.origin {
+        Origin::Canvas => return by(who.id, &[number]),
+        Origin::Folder | Origin::Archive | Origin::Gradescope => {}
     }
     by(who.sis_user, &ids)
         .or_else(|| by(who.sis_login, &ids))
@@ -402,24 +424,70 @@ mod tests {
         );
     }
 
-    /// The number of a student who had left the course was that of another's SIS user, who got the grade.
-    #[test]
-    fn a_number_of_canvas_is_looked_for_nowhere_else() {
-        let gone = EXPORTED
-            .replace("1001,jd001", "2001,1001")
-            .replace("\"Doe, Jane\"", "Other");
-        let filled = fill(&sample::book(), &gone, "4711", false).expect("fills");
-        assert_eq!(filled.matched, 2, "{}", filled.text);
-        assert!(filled.without.contains(&"Other".to_owned()));
+    fn from_canvas(ids: &[(&str, &str)]) -> Book {
+        let (plan, results) = sample::class();
+        let result = results.into_iter().flatten().next().expect("a result");
+        let mut submissions = Vec::new();
+        let mut graded = Vec::new();
+        for (id, number) in ids {
+            let mut submission = sample::submission(id, id);
+            submission.origin = Origin::Canvas;
+            submission.student_number = Some((*number).to_owned());
+            let mut result = result.clone();
+            result.submission = submission.clone();
+            submissions.push(submission);
+            graded.push(Some(result));
+        }
+        Book::new(
+            crate::model::Plan {
+                submissions,
+                ..plan
+            },
+            graded,
+            None,
+            None,
+        )
+        .expect("a book")
     }
 
+    /// A number of Canvas that was no longer in `ID` was found in `SIS User ID`, and another person got the grade.
+    #[test]
+    fn a_number_of_canvas_is_never_another_persons_sis_id() {
+        let exported = EXPORTED.replace("partial", "1009");
+        let book = from_canvas(&[("doejane_1009", "1009"), ("ialpat_1002", "1002")]);
+        let filled = fill(&book, &exported, "4711", false).expect("fills");
+        assert_eq!(filled.matched, 1);
+        assert_eq!(filled.unmatched, ["doejane_1009 (doejane_1009)"]);
+        assert_eq!(filled.above, 1);
+        assert!(
+            filled.text.contains("1002,1009,pial,Sec A,105\r\n"),
+            "{}",
+            filled.text
+        );
+    }
+
+    /// Whichever came first filled the row, the older one as well.
+    #[test]
+    fn two_grades_for_one_row_fill_nothing_and_are_named() {
+        let book = from_canvas(&[("a", "1001"), ("b", "1001")]);
+        let filled = fill(&book, EXPORTED, "4711", false).expect("fills");
+        assert_eq!((filled.matched, filled.unmatched.len()), (0, 2));
+    }
+
+    /// An excused student was given the grade, which takes the excuse away in Canvas.
     #[test]
     fn who_is_excused_stays_excused() {
-        let excused = EXPORTED.replace("Sec A,7,,", "Sec A,7,EX,");
-        let filled = fill(&sample::book(), &excused, "4711", false).expect("fills");
-        assert!(filled.text.contains(",EX\r\n"), "{}", filled.text);
-        assert_eq!(filled.matched, 2);
-        assert!(filled.without[0].ends_with("(excused)"));
+        let exported = EXPORTED.replace(",1004,,,Sec A,,3,", ",1004,,,Sec A,,EX,");
+        assert_ne!(exported, EXPORTED);
+        let book = from_canvas(&[("bodyno_1004", "1004")]);
+        let filled = fill(&book, &exported, "4711", false).expect("fills");
+        assert_eq!((filled.matched, filled.excused.len()), (0, 1));
+        assert!(
+            filled.text.contains("1004,,,Sec A,EX\r\n"),
+            "{}",
+            filled.text
+        );
+        assert_eq!(filled.unmatched, [] as [String; 0]);
     }
 
     #[test]

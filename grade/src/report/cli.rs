@@ -182,6 +182,18 @@ pub fn report(workspace: Option<&Path>, wishes: &Wishes, json: bool) -> Result<O
             );
             notes.extend(
                 filled
+                    .excused
+                    .iter()
+                    .map(|who| format!("excused in Canvas, and left so: {who}")),
+            );
+            if filled.above > 0 {
+                notes.push(format!(
+                    "{} above the points of the column, by bonus points",
+                    ui::count(filled.above, "grade")
+                ));
+            }
+            notes.extend(
+                filled
                     .without
                     .iter()
                     .map(|who| format!("no grade for {who}")),
@@ -189,6 +201,8 @@ pub fn report(workspace: Option<&Path>, wishes: &Wishes, json: bool) -> Result<O
             document["matched"] = json!(filled.matched);
             document["unmatched"] = json!(filled.unmatched);
             document["without"] = json!(filled.without);
+            document["excused"] = json!(filled.excused);
+            document["above"] = json!(filled.above);
             one(filled.text)
         }
     };

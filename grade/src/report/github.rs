@@ -1,13 +1,14 @@
 //! GitHub Classroom: what a runner hands to the reporter.
 //!
 //! A step of the workflow sets an output `result`, base64 of a JSON document. The reporter adds up the scores of the tests; its console shows
-//! the share of passed tests of `max_score`. Here every test has its score, all or nothing, and `max_score` is the sum of what the tests are worth.
+//! the share of passed tests of `max_score`. Here every test has its score, all or nothing, in hundredths that add up to the points earned; `max_score` is what the
+//! exercises are worth without bonus, so that full marks need no bonus and a bonus shows as more than all.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::book::{Book, Row, shares};
+use super::book::{Book, Hundredths, Row, hundredths, shares};
 use super::{escape, points};
 use tinytorch_exam::Visibility;
 
@@ -16,8 +17,11 @@ pub fn runner(book: &Book, row: &Row) -> Value {
     let number = |value: f64| points(value).parse::<f64>().unwrap_or(value);
     let command = format!("tito test {}", book.plan.module);
     let mut tests = Vec::new();
-    for share in row.result.iter().flat_map(shares) {
+    let mut all = true;
+    let parts = row.result.iter().flat_map(hundredths);
+    for (share, part) in row.result.iter().flat_map(shares).zip(parts) {
         let check = share.check;
+        all &= check.passed() || share.exercise.bonus;
         let message = match check.visibility {
             _ if check.passed() => String::new(),
             // In the log of a repository that students can read, even the name of a hidden check's failure is enough.
@@ -27,7 +31,7 @@ pub fn runner(book: &Book, row: &Row) -> Value {
         tests.push(json!({
             "name": escape::github(&check.id),
             "status": if check.passed() { "pass" } else { "fail" },
-            "score": number(share.points),
+            "score": Hundredths::to_points(part.points),
             "message": message,
             "test_code": command,
             "filename": "",
@@ -35,7 +39,6 @@ pub fn runner(book: &Book, row: &Row) -> Value {
             "duration": check.milliseconds,
         }));
     }
-    let all = tests.iter().all(|test| test["status"] == "pass");
     let status = match row.total {
         Some(_) if all && !tests.is_empty() => "pass",
         Some(_) => "fail",
@@ -43,7 +46,8 @@ pub fn runner(book: &Book, row: &Row) -> Value {
     };
     let max: f64 = match &row.result {
         Some(result) if !result.exercises.is_empty() => {
-            shares(result).iter().map(|share| share.of).sum()
+            let required = result.exercises.iter().filter(|exercise| !exercise.bonus);
+            required.map(|exercise| f64::from(exercise.of)).sum()
         }
         _ => book.of(),
     };
@@ -168,13 +172,48 @@ mod tests {
         let document = runner(&book, &book.rows[1]);
         let scores = document["tests"].as_array().expect("tests").iter();
         let sum: f64 = scores.filter_map(|test| test["score"].as_f64()).sum();
-        // Six scores rounded to a hundredth.
-        assert!((sum - 58.33).abs() < 6.0 * 0.005, "{sum}");
-        assert_eq!(document["max_score"], 105.0);
+        assert_eq!(format!("{sum:.2}"), "58.33");
+        // The bonus counted as required: without it nobody had full marks.
+        assert_eq!(document["max_score"], 100.0);
         assert_eq!(document["status"], "fail");
         assert_eq!(runner(&book, &book.rows[0])["status"], "pass");
         assert_eq!(runner(&book, &book.rows[4])["status"], "error");
         assert_eq!(runner(&book, &book.rows[3])["status"], "fail");
+    }
+
+    /// Each score rounded for itself gave a perfect submission 104.98 of 105.
+    #[test]
+    fn thirds_and_sevenths_add_up_and_a_missing_bonus_costs_nothing() {
+        let (plan, _) = sample::class();
+        let all = sample::all_checks();
+        let required: Vec<&str> = all
+            .iter()
+            .map(String::as_str)
+            .filter(|id| !id.starts_with("1.3/"))
+            .collect();
+        let mut result = sample::result(plan.submissions[0].clone(), &required, "");
+        for exercise in &mut result.exercises {
+            let copy = exercise.checks[0].clone();
+            exercise.checks.extend(std::iter::repeat_n(copy, 4));
+        }
+        let parts = hundredths(&result);
+        let of: i64 = parts.iter().map(|part| part.of).sum();
+        let points: i64 = parts.iter().map(|part| part.points).sum();
+        assert_eq!((points, of), (100_00, 105_00));
+        for (share, part) in shares(&result).iter().zip(&parts) {
+            let off = share.of * 100.0 - part.of as f64;
+            assert!(off.abs() < 1.0, "{off}");
+        }
+        let book = Book::new(
+            sample::plan(vec![plan.submissions[0].clone()]),
+            vec![Some(result)],
+            None,
+            None,
+        )
+        .expect("a book");
+        let document = runner(&book, &book.rows[0]);
+        assert_eq!(document["max_score"], 100.0);
+        assert_eq!(document["status"], "pass");
     }
 
     #[test]

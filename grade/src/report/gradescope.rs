@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::book::{Book, Row};
+use super::book::{Book, Hundredths, Row, hundredths};
 use super::feedback::Feedback;
 use super::{escape, pages, points, short};
 
@@ -36,6 +36,8 @@ impl Hidden {
 pub fn results(book: &Book, row: &Row, hidden: Hidden) -> Value {
     let feedback = Feedback::of(book, row, None);
     let mut tests = Vec::new();
+    // In the order of the feedback, which is the result's.
+    let mut parts = row.result.iter().flat_map(hundredths);
     for (number, exercise) in feedback.exercises.iter().enumerate() {
         for (position, check) in exercise.checks.iter().enumerate() {
             let mut words: Vec<String> = Vec::new();
@@ -49,9 +51,18 @@ pub fn results(book: &Book, row: &Row, hidden: Hidden) -> Value {
             words.extend(
                 (!check.passed).then(|| escape::line(&format!("Why it matters: {}", check.why))),
             );
+            let (score, of) =
+                parts
+                    .next()
+                    .map_or((rounded(check.points), rounded(check.of)), |part| {
+                        (
+                            Hundredths::to_points(part.points),
+                            Hundredths::to_points(part.of),
+                        )
+                    });
             tests.push(json!({
-                "score": rounded(check.points),
-                "max_score": rounded(check.of),
+                "score": score,
+                "max_score": of,
                 "status": if check.passed { "passed" } else { "failed" },
                 "name": format!("{}: {}", exercise.title, short(&check.id)),
                 "name_format": "text",
@@ -196,6 +207,20 @@ mod tests {
         assert_eq!((tests.len(), hidden.len()), (6, 2));
         assert_eq!(tests[0]["number"], "1.1");
         assert_eq!(tests[1]["max_score"], 30.0);
+    }
+
+    /// Each rounded for itself, they were a hundredth or two short of the grade.
+    #[test]
+    fn the_tests_add_up_to_the_score() {
+        let book = sample::book();
+        for (row, wanted) in [(0, "105.00 of 105.00"), (1, "58.33 of 105.00")] {
+            let document = results(&book, &book.rows[row], Hidden::default());
+            let tests = document["tests"].as_array().expect("tests");
+            let sum =
+                |field: &str| -> f64 { tests.iter().filter_map(|test| test[field].as_f64()).sum() };
+            let found = format!("{:.2} of {:.2}", sum("score"), sum("max_score"));
+            assert_eq!(found, wanted);
+        }
     }
 
     #[test]

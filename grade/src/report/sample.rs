@@ -21,6 +21,7 @@ pub fn submission(id: &str, name: &str) -> Submission {
         email: None,
         student_number: None,
         group: Vec::new(),
+        notes: Vec::new(),
         origin: Origin::Folder,
         source: PathBuf::from(id),
         submitted: None,

@@ -235,6 +235,25 @@ mod tests {
         assert_eq!(median(&[]), None);
     }
 
+    /// Half of a class that had not begun an exercise was listed as having given one wrong answer.
+    #[test]
+    fn what_is_not_written_is_no_common_answer() {
+        let mut book = sample::book();
+        assert!(!Statistics::of(&book).clusters.is_empty());
+        for outcome in [Outcome::Unfinished("1.1".into()), Outcome::Panicked] {
+            let results = book.rows.iter_mut().filter_map(|row| row.result.as_mut());
+            for check in results
+                .flat_map(|result| &mut result.exercises)
+                .flat_map(|one| &mut one.checks)
+            {
+                if !check.passed() {
+                    check.outcome = outcome.clone();
+                }
+            }
+            assert_eq!(Statistics::of(&book).clusters, []);
+        }
+    }
+
     #[test]
     fn the_class_is_counted() {
         let statistics = Statistics::of(&sample::book());
