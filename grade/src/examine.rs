@@ -350,6 +350,7 @@ mod tests {
                 expected: Reply::Values(Values::new()),
             }],
             mistakes: Vec::new(),
+            sealed: Vec::new(),
         };
         let reply = Reply::Panicked(Panic {
             message: message.to_owned(),

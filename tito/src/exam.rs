@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 use tinytorch_exam::{
-    CheckRecord, CheckVerdict, ExamRecord, Reply, Request, judge_check, read_replies, score,
+    CheckRecord, CheckVerdict, ExamRecord, MistakeRecord, Reply, Request, judge_check,
+    read_replies, score,
 };
 
 use crate::failure::Failure;
 use crate::manifest::Exercise;
 use crate::process::{self, Captured};
+use crate::sealed;
 use crate::snapshot::hash;
 use crate::subject::Runner;
 use crate::workspace::Module;
@@ -26,6 +28,8 @@ pub struct Checked<'a> {
     pub record: &'a CheckRecord,
     /// The judgement.
     pub verdict: CheckVerdict,
+    /// The mistake that the replies opened, in a student's repository.
+    pub unsealed: Option<MistakeRecord>,
     /// The replies, as many as came.
     pub replies: Vec<Reply>,
     /// Why there are not as many replies as cases.
@@ -38,8 +42,11 @@ pub struct Checked<'a> {
 
 impl Checked<'_> {
     /// The catalogued mistake that answers exactly so.
-    pub fn mistake(&self) -> Option<&tinytorch_exam::MistakeRecord> {
-        self.record.mistakes.get(self.verdict.mistake?)
+    pub fn mistake(&self) -> Option<&MistakeRecord> {
+        match self.verdict.mistake {
+            Some(number) => self.record.mistakes.get(number),
+            None => self.unsealed.as_ref(),
+        }
     }
 }
 
@@ -222,9 +229,13 @@ fn run_check<'a>(runner: &Runner, record: &'a CheckRecord, limit: Duration) -> R
         printed.text.push_str(&finished.stderr.text);
         printed.is_cut |= finished.stderr.is_cut;
     }
+    let unsealed = (!verdict.passed)
+        .then(|| sealed::open(&record.id, &record.sealed, &replies.replies))
+        .flatten();
     Ok(Checked {
         record,
         verdict,
+        unsealed,
         replies: replies.replies,
         stopped,
         waits_for,

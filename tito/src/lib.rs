@@ -27,6 +27,7 @@ pub mod progress;
 pub mod receipt;
 pub mod release;
 pub mod report;
+pub mod sealed;
 pub mod snapshot;
 pub mod subject;
 pub mod ui;

@@ -53,8 +53,8 @@ pub use case::{Case, Stop, refused};
 pub use check::{Answer, Check, Visibility};
 pub use judge::{Difference, Judge, Verdict, compare};
 pub use record::{
-    CaseRecord, CheckRecord, CheckVerdict, ExamRecord, MistakeRecord, expect_check, judge_check,
-    score,
+    CaseRecord, CheckRecord, CheckVerdict, ExamRecord, MistakeRecord, SealedMistake, expect_check,
+    judge_check, score,
 };
 pub use request::{MAX_REPLY_BYTES, Replies, ReplyLine, Request, parse_replies, read_replies};
 pub use rng::Rng;

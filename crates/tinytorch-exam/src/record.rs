@@ -43,6 +43,18 @@ pub struct CheckRecord {
     /// What the catalogued mistakes that name this check answer to the same cases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mistakes: Vec<MistakeRecord>,
+    /// The same in a student's repository, where only its own wrong answers open a mistake's text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sealed: Vec<SealedMistake>,
+}
+
+/// A catalogued mistake whose text is hidden with its wrong answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedMistake {
+    /// Which mistake: a hash of its wrong answers, in hexadecimal digits.
+    pub key: String,
+    /// Title and explanation, hidden, in hexadecimal digits.
+    pub text: String,
 }
 
 /// A case and the reference's reply.
@@ -88,6 +100,7 @@ pub fn expect_check(check: &Check, seed: u64) -> Result<CheckRecord, String> {
         judge: (check.judge)(),
         cases,
         mistakes: Vec::new(),
+        sealed: Vec::new(),
     })
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Context;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::release::update::{self, INCOMING, Update};
 use crate::release::{Record, Release, write};
 use crate::ui::{self, BAD, CODE, FAINT, GOOD, paint};
@@ -17,6 +17,7 @@ use crate::ui::{self, BAD, CODE, FAINT, GOOD, paint};
 ///
 /// Those of making and of writing a release.
 pub fn out(context: &Context, folder: &Path, modules: &[String]) -> Result<Outcome> {
+    refuse_inside(&context.workspace.root, folder)?;
     let release = Release::make(&context.workspace, modules)?;
     write::new_folder(&release, folder)?;
     let bytes: usize = release.files.values().map(Vec::len).sum();
@@ -50,6 +51,35 @@ pub fn out(context: &Context, folder: &Path, modules: &[String]) -> Result<Outco
         format!("release {}", &release.record.release[..16]),
     ));
     Ok(Outcome::Good)
+}
+
+/// In one of the course's folders a release would be handed out with the next one. Beside them it is a folder like `target`.
+fn refuse_inside(root: &Path, folder: &Path) -> Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    // The folder itself need not be there yet, and may be reached through links.
+    let place = absolute
+        .ancestors()
+        .find_map(|above| {
+            let real = above.canonicalize().ok()?;
+            Some(real.join(absolute.strip_prefix(above).ok()?))
+        })
+        .unwrap_or(absolute);
+    let root = root.canonicalize()?;
+    let Ok(inside) = place.strip_prefix(&root) else {
+        return Ok(());
+    };
+    let first = inside.components().next().map(|first| root.join(first));
+    let is_part =
+        first.is_some_and(|part| part != place && part.is_dir() && !part.ends_with("target"));
+    if !is_part {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{} lies in a folder of the course",
+        folder.display()
+    ))
+    .help("choose a folder beside the course")
+    .into())
 }
 
 /// Brings a student's repository up to date. Without modules named, it gets those it has.

@@ -71,7 +71,7 @@ impl Secrets {
         }
     }
 
-    /// Adds the wrong body of a catalogued mistake, as a whole.
+    /// Adds the wrong body or the explanation of a catalogued mistake, as a whole.
     pub fn add_mistake(&mut self, slug: &str, body: &str) {
         let body = squeeze(body.as_bytes());
         if body.len() >= BODY {

@@ -22,11 +22,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::commands::dev::stubs;
+use crate::commands::dev::{expect, stubs};
 use crate::exported::Export;
 use crate::failure::Failure;
 use crate::markers::Marked;
 use crate::mistakes;
+use crate::sealed;
 use crate::snapshot::Store;
 use crate::ui;
 use crate::workspace::{Module, Workspace};
@@ -136,6 +137,7 @@ fn build(workspace: &Workspace, modules: &[String]) -> Result<Release> {
     let secrets = secrets(&settings, &parts, &files)?;
     let mut problems = secrets.problems(&files);
     problems.extend(marked_hidden(&released, &files));
+    problems.extend(open_mistakes(&released, &files));
     if !problems.is_empty() {
         return Err(Failure::work(format!(
             "no release: it would hand out what must stay here\n{}",
@@ -246,6 +248,12 @@ fn add_module(module: &Module, files: &mut Files) -> Result<()> {
                 && !inside.starts_with("exam/hidden/"))
     };
     files::collect(&module.root, exam, &public, files)?;
+    let record = format!("{exam}/public.json");
+    if files.contains_key(&record) {
+        let mut sealed = crate::exam::load(module)?;
+        sealed::seal(&mut sealed)?;
+        files.insert(record, expect::to_lines(&sealed)?.into_bytes());
+    }
     files::collect(&module.root, &module.folder(), &|_| true, files)?;
     for generated in stubs::find_stale(module)? {
         files.insert(generated.path, generated.wanted.into_bytes());
@@ -337,6 +345,7 @@ fn secrets(settings: &Settings, parts: &[Part], files: &Files) -> Result<Secrets
             }
             for mistake in mistakes::load(module)? {
                 secrets.add_mistake(&mistake.slug, &mistake.body);
+                secrets.add_mistake(&mistake.slug, &mistake.explanation);
             }
         }
         let exam = format!("{}/", module.manifest.exam);
@@ -353,6 +362,23 @@ fn secrets(settings: &Settings, parts: &[Part], files: &Files) -> Result<Secrets
         }
     }
     Ok(secrets)
+}
+
+/// Answers of catalogued mistakes, and their names, must not lie open in a record.
+fn open_mistakes(released: &[&Module], files: &Files) -> Vec<String> {
+    let mut problems = Vec::new();
+    for module in released {
+        let path = format!("{}/public.json", module.manifest.exam);
+        let Some(content) = files.get(&path) else {
+            continue;
+        };
+        let record = serde_json::from_slice::<tinytorch_exam::ExamRecord>(content);
+        let checks = record.map(|record| record.checks).unwrap_or_default();
+        for check in checks.iter().filter(|check| !check.mistakes.is_empty()) {
+            problems.push(format!("{path}: the catalogued mistakes of {}", check.id));
+        }
+    }
+    problems
 }
 
 /// A check that calls itself hidden must not lie among the public ones.

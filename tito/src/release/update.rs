@@ -69,14 +69,18 @@ enum How {
 /// Usage, if it is no student's repository or lacks a module that it has now; an environment error for files that cannot be read or written, and then all
 /// files are as before.
 pub fn run(release: &Release, folder: &Path) -> Result<Update> {
-    let workspace = Workspace::find(Some(folder))?;
+    let foreign = || {
+        Failure::usage(format!(
+            "{} was not made by `tito release`: it has no {RECORD}",
+            folder.display()
+        ))
+        .help("name the folder that `tito release --out` made")
+    };
+    // A folder that is no course at all is a wrong word on the command line, not a damaged environment.
+    let workspace = Workspace::find(Some(folder)).map_err(|_| foreign())?;
     let root = &workspace.root;
     let Some(base) = Record::load(root)? else {
-        return Err(Failure::usage(format!(
-            "{} was not made by `tito release`: it has no {RECORD}",
-            root.display()
-        ))
-        .into());
+        return Err(foreign().into());
     };
     let lost: Vec<&str> = base
         .modules

@@ -71,6 +71,10 @@ fn a_release_holds_no_solution_no_hidden_check_and_no_catalogue() {
             "1.2/hidden",
             "twice another number",
             "caught_by =",
+            // Its title and what it answers were open in the record of the public exam.
+            "the sum instead of the mean",
+            "\"mistakes\"",
+            "\"replies\"",
         ] {
             assert!(!text.contains(words), "{path}: {words}");
         }
@@ -108,6 +112,46 @@ fn a_release_holds_no_solution_no_hidden_check_and_no_catalogue() {
         !readme.contains("{first}") && !readme.contains("{modules}"),
         "{readme}"
     );
+}
+
+/// The catalogue stays in the course, and its mistakes are named all the same.
+#[test]
+fn a_known_mistake_is_named_in_a_students_repository() {
+    let course = released();
+    assert!(
+        course
+            .read("student/exam/01_mini/public.json")
+            .contains("\"sealed\"")
+    );
+    for file in ["halves.rs", "sums.rs"] {
+        let solution = course.read(&format!("crates/mini/src/{file}"));
+        course.write(&format!("student/modules/01_mini/{file}"), &solution);
+    }
+    let path = "student/modules/01_mini/sums.rs";
+    let right = course.read(path);
+    let (begin, rest) = right.split_once("// BEGIN SOLUTION 1.2b\n").unwrap();
+    let (_, end) = rest.split_once("        // END SOLUTION").unwrap();
+    let body = "        self.sum(values).ok().map(|sum| sum as f32)\n";
+    let wrong = format!("{begin}// BEGIN SOLUTION 1.2b\n{body}        // END SOLUTION{end}");
+    course.write(path, &wrong);
+    let (_, out, err) = run_in(&course, "student", &["test", "01"]);
+    assert!(
+        out.contains("your values are those of the sum instead of the mean"),
+        "{out}{err}"
+    );
+}
+
+#[test]
+fn no_release_goes_into_a_folder_that_is_handed_out() {
+    let course = Course::new();
+    let (code, _, err) = course.run(&["release", "--out", "modules/student"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("lies in a folder of the course"), "{err}");
+    // Nothing of it was made, and an update of what is no release is a wrong word too.
+    assert!(!course.path("modules/student").exists());
+    let (code, _, err) = course.run(&["release", "--update", "modules"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("was not made by `tito release`"), "{err}");
 }
 
 #[test]

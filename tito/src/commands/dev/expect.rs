@@ -224,7 +224,12 @@ fn placeless(mut reply: Reply) -> Reply {
     reply
 }
 
-fn to_lines(record: &ExamRecord) -> Result<String> {
+/// A record as its file holds it: a line per check.
+///
+/// # Errors
+///
+/// None in practice.
+pub fn to_lines(record: &ExamRecord) -> Result<String> {
     let mut checks = Vec::new();
     for check in &record.checks {
         checks.push(serde_json::to_string(check)?);

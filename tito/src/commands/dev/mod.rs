@@ -2,7 +2,7 @@
 
 mod check;
 mod documents;
-mod expect;
+pub mod expect;
 pub mod stubs;
 
 use anyhow::Result;
