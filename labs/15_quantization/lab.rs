@@ -55,13 +55,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What was asked for, or less if it shall be quick.
-    pub fn new(effort: Effort, seeds: u64, epochs: u64) -> Self {
-        let most = effort.pick((1, 1), (3, 6), (u64::MAX, u64::MAX));
+    /// What was asked for; where nothing was, as much as the effort is worth.
+    pub fn new(effort: Effort, seeds: Option<u64>, epochs: Option<u64>) -> Self {
+        let usual = effort.pick((1, 1), (3, 6), (5, 12));
         Self {
             effort,
-            seeds: seeds.min(most.0),
-            epochs: epochs.min(most.1),
+            seeds: seeds.unwrap_or(usual.0),
+            epochs: epochs.unwrap_or(usual.1),
         }
     }
 

@@ -29,13 +29,13 @@ struct Arguments {
     /// List the experiments and the question each answers
     #[arg(long)]
     list: bool,
-    /// How many networks to train for each comparison, each from its own seed; fewer than 3 show no spread
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=100))]
-    seeds: u64,
-    /// Epochs per network
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    epochs: u64,
-    /// Three seeds, fewer epochs, fewer settings, shorter timing: under a minute
+    /// How many networks to train for each comparison, each from its own seed; fewer than 3 show no spread [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=100))]
+    seeds: Option<u64>,
+    /// Epochs per network [default: 12]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    epochs: Option<u64>,
+    /// Unless asked otherwise three seeds and six epochs; fewer settings, shorter timing: under a minute
     #[arg(long)]
     quick: bool,
     /// The least that still runs everything: for tests

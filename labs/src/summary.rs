@@ -45,6 +45,18 @@ impl Summary {
     }
 }
 
+/// `mean ± deviation` with so many digits behind the point (`{:.2}`); one measurement has no spread, and shows none.
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or(2);
+        write!(f, "{:.digits$}", self.mean)?;
+        if self.count > 1 {
+            write!(f, " ± {:.digits$}", self.deviation)?;
+        }
+        Ok(())
+    }
+}
+
 /// The middle value; the mean of the two middle ones for an even count.
 ///
 /// # Panics
@@ -79,6 +91,8 @@ mod tests {
     #[test]
     fn one_value_has_no_spread() {
         assert_eq!(Summary::of(&[7.0]).deviation, 0.0);
+        assert_eq!(Summary::of(&[7.0]).to_string(), "7.00");
+        assert_eq!(format!("{:.1}", Summary::of(&[7.0, 9.0])), "8.0 ± 1.4");
     }
 
     #[test]

@@ -130,11 +130,57 @@ fn broken(batch: &Tensor) -> Tensor {
     Tensor::from_array(values)
 }
 
+/// What counts as no worse, in percentage points.
+const ALIKE: f64 = 0.3;
+
+impl Report {
+    /// What the tables say, in words.
+    fn verdict(&self) -> String {
+        let of = |outliers: bool| {
+            self.methods
+                .iter()
+                .filter(move |row| row.outliers == outliers)
+        };
+        let by_accuracy = |a: &&Row, b: &&Row| a.accuracy.mean.total_cmp(&b.accuracy.mean);
+        let mut words = String::new();
+        for (outliers, what) in [(false, "Without outliers"), (true, "With outliers")] {
+            let (worst, best) = (
+                of(outliers).min_by(by_accuracy),
+                of(outliers).max_by(by_accuracy),
+            );
+            if let (Some(worst), Some(best)) = (worst, best) {
+                let change = |row: &Row| row.accuracy.mean - self.f32.mean;
+                words += &format!(
+                    "{what} the best method is {} ({:+.2} points against f32), the worst {} ({:+.2}).\n",
+                    best.method,
+                    change(best),
+                    worst.method,
+                    change(worst)
+                );
+            }
+        }
+        for method in ["min-max", "percentile 99.9"] {
+            let rows = || self.samples.iter().filter(|row| row.method == method);
+            let Some(most) = rows().next_back() else {
+                continue;
+            };
+            let enough = rows().rev();
+            let alike = |row: &&Row| (row.accuracy.mean - most.accuracy.mean).abs() <= ALIKE;
+            if let Some(row) = enough.take_while(alike).last() {
+                words += &format!(
+                    "{method}: from {} sample(s) on the accuracy stays within {ALIKE} points of that with {}.\n",
+                    row.samples, most.samples
+                );
+            }
+        }
+        words
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let accuracy =
-            |row: &Row| format!("{:.2} ± {:.2}", row.accuracy.mean, row.accuracy.deviation);
-        let noise = |row: &Row| format!("{:.1} ± {:.1}", row.sqnr_db.mean, row.sqnr_db.deviation);
+        let accuracy = |row: &Row| format!("{:.2}", row.accuracy);
+        let noise = |row: &Row| format!("{:.1}", row.sqnr_db);
         writeln!(
             f,
             "INT8, calibrated on {CALIBRATION} training images; with outliers, one image in {ONE_IN} is {GLITCH} times too bright. Accuracy in %\n\
@@ -172,6 +218,7 @@ impl fmt::Display for Report {
                 ]);
             }
         }
-        writeln!(f, "{table}")
+        writeln!(f, "{table}")?;
+        f.write_str(&self.verdict())
     }
 }

@@ -22,9 +22,14 @@ use crate::model;
 pub struct Channels;
 
 /// Ways to write the network, from what collapses to what helps.
-const WAYS: [(&str, Granularity, Option<RepairOptions>); 6] = [
+const WAYS: [(&str, Granularity, Option<RepairOptions>); 7] = [
     ("per tensor", Granularity::PerTensor, None),
     ("per channel", CHANNEL, None),
+    (
+        "per tensor, bias corrected",
+        Granularity::PerTensor,
+        Some(steps(false, true, false)),
+    ),
     (
         "per tensor, equalized",
         Granularity::PerTensor,
@@ -254,11 +259,28 @@ impl fmt::Display for Report {
         let mut table = Table::new(std::iter::once("accuracy in %".to_owned()).chain(header));
         for (name, ..) in &WAYS {
             let cells = self.cells.iter().filter(|cell| cell.way == name.trim());
-            let cells = cells
-                .map(|cell| format!("{:.2} ± {:.2}", cell.accuracy.mean, cell.accuracy.deviation));
+            let cells = cells.map(|cell| format!("{:.2}", cell.accuracy));
             table.row(std::iter::once((*name).to_owned()).chain(cells));
         }
         writeln!(f, "{table}")?;
+        if let Some(&widest) = self.spreads.last() {
+            let lost = |way: &str| {
+                let mut cells = self.cells.iter();
+                let found = cells.find(|cell| cell.way == way && cell.spread == widest);
+                found.map_or(f64::NAN, |cell| cell.accuracy.mean - self.f32.mean)
+            };
+            writeln!(
+                f,
+                "At a spread of {widest}, against f32: per tensor {:+.2} points, its biases corrected {:+.2}, equalized instead {:+.2}, equalized and\n\
+                 corrected {:+.2}; per channel {:+.2}, and with all of it {:+.2}.",
+                lost("per tensor"),
+                lost("per tensor, bias corrected"),
+                lost("per tensor, equalized"),
+                lost("and bias corrected"),
+                lost("per channel"),
+                lost("per channel, all of it"),
+            )?;
+        }
         writeln!(
             f,
             "Scales per channel see to the weights; the activations still share one scale, and only equalization helps those.\n\

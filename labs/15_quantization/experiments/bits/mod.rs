@@ -257,9 +257,10 @@ impl Report {
         columns.sort_by_key(|(scheme, method)| {
             (*method as u8, SCHEMES.iter().position(|s| s.0 == *scheme))
         });
-        let header = columns
-            .iter()
-            .map(|(scheme, method)| format!("{method}, {scheme}"));
+        let header = columns.iter().map(|(scheme, method)| match *scheme {
+            "group" => format!("{method}, group*"),
+            scheme => format!("{method}, {scheme}"),
+        });
         let mut table = Table::new(std::iter::once("bits".to_owned()).chain(header));
         let mut all_bits: Vec<u32> = cells().map(|cell| cell.bits).collect();
         all_bits.dedup();
@@ -267,9 +268,7 @@ impl Report {
             let row = columns.iter().map(|(scheme, method)| {
                 let found =
                     cells().find(|c| (c.bits, c.scheme, c.method) == (bits, *scheme, *method));
-                found.map_or_else(String::new, |c| {
-                    format!("{:.2} ± {:.2}", c.accuracy.mean, c.accuracy.deviation)
-                })
+                found.map_or_else(String::new, |c| format!("{:.2}", c.accuracy))
             });
             table.row(std::iter::once(bits.to_string()).chain(row));
         }
@@ -282,11 +281,10 @@ impl fmt::Display for Report {
         for (writers, real) in &self.f32 {
             writeln!(
                 f,
-                "Accuracy in %, {}, mean ± standard deviation over {} networks. In f32: {:.2} ± {:.2}.\n",
+                "Accuracy in %, {}, mean ± standard deviation over {} networks. In f32: {:.2}.\n",
                 writers.words(),
                 real.count,
-                real.mean,
-                real.deviation
+                real
             )?;
             writeln!(f, "{}", self.table(*writers))?;
         }
@@ -298,8 +296,9 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Rounded: every weight to its nearest code. Repaired: with {} images, no labels, no training. Training-aware: {} more\n\
-             epochs with learned steps, the network as it was for a teacher. Activations have 8 bits; per group ({GROUP} weights of\n\
-             a row) they stay real, because the weights are only stored as codes.",
+             epochs with learned steps, the network as it was for a teacher. Activations have 8 bits.\n\
+             * {GROUP} weights of a row share a scale, and activations stay real: the weights alone are codes, so that these columns\n\
+             have one source of errors less than the others.",
             self.calibration_images, self.epochs_of_training_aware
         )?;
         writeln!(

@@ -61,6 +61,9 @@ impl Accuracy {
     }
 }
 
+/// How many times as fast as f32 an integer network should be.
+const PROMISED: f64 = 2.0;
+
 impl Report {
     /// Puts together what was measured. Each group of trials holds at least one network.
     pub fn new(groups: &[(&str, Vec<Trial>)], latencies: Vec<Latency>, epochs: u64) -> Self {
@@ -179,6 +182,19 @@ impl fmt::Display for Report {
                 accuracy.agreement.mean,
                 accuracy.tested_on,
                 100.0 / accuracy.test_images as f64
+            )?;
+        }
+        for latency in &self.latencies {
+            let ratio = latency.f32_seconds / latency.int8_seconds;
+            let twice = if ratio >= PROMISED {
+                "holds here"
+            } else {
+                "does not hold here"
+            };
+            writeln!(
+                f,
+                "Batch of {}: INT8 is {ratio:.2} times as fast as f32; that it is at least {PROMISED} times {twice}.",
+                latency.batch
             )?;
         }
         writeln!(

@@ -55,6 +55,8 @@ struct Row {
 struct Report {
     rows: Vec<Row>,
     epochs: u64,
+    /// Bytes of weights, gradients and Adam's moments.
+    master_bytes: usize,
     /// Steps of networks that grow.
     widths: Vec<width::Row>,
 }
@@ -122,10 +124,14 @@ impl Experiment for Precision {
                 });
             }
         }
+        let parameters = model::network(1)?.named_parameters();
+        let numbers: usize = parameters.iter().map(|(_, p)| p.len()).sum();
+        let master_bytes = 4 * numbers * size_of::<f32>();
         let widths = width::measure(lab)?;
         Ok(Box::new(Report {
             rows,
             epochs,
+            master_bytes,
             widths,
         }))
     }
@@ -237,7 +243,7 @@ impl fmt::Display for Report {
                 } else {
                     "2^-20".to_owned()
                 },
-                format!("{:.2} ± {:.2}", row.accuracy.mean, row.accuracy.deviation),
+                format!("{:.2}", row.accuracy),
                 format!("{:.1}", row.zero_gradients.mean),
                 format!("{:.0}", row.skipped.mean),
                 format!("{:.2}", 1e3 * row.step_seconds.mean),
@@ -272,8 +278,9 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Kept: the activations of one batch of {} that wait for the way back, in f32 counted, in 16 bits as held. Master weights,\n\
-             gradients and Adam's moments are in f32 in all of them.\n",
-            model::BATCH
+             gradients and Adam's two moments are in f32 in all of them and take {:.0} KiB.\n",
+            model::BATCH,
+            self.master_bytes as f64 / 1024.0
         )?;
         writeln!(
             f,
