@@ -124,6 +124,8 @@ pub mod qat;
 mod qat_activation;
 #[path = "../../crates/tinytorch-quantization/src/qat_layer.rs"]
 pub mod qat_layer;
+#[path = "../../crates/tinytorch-quantization/src/qat_narrow.rs"]
+mod qat_narrow;
 #[path = "../../crates/tinytorch-quantization/src/qat_part.rs"]
 mod qat_part;
 #[path = "../../crates/tinytorch-quantization/src/qat_train.rs"]
@@ -202,7 +204,7 @@ pub use precision::Precision;
 pub use precision_search::{Examples, PrecisionSearch, Refused, SearchOptions, Sensitivity};
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
-    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
+    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatNarrow, QatOptions, Steps, prepare_qat,
 };
 pub use qat_train::{Freezing, QatAdam, QatRecipe, QatTraining, train_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};

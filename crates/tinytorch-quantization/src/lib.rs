@@ -176,6 +176,7 @@ pub mod prepare;
 pub mod qat;
 mod qat_activation;
 pub mod qat_layer;
+mod qat_narrow;
 mod qat_part;
 pub mod qat_train;
 pub mod qlayer;
@@ -237,7 +238,7 @@ pub use precision::Precision;
 pub use precision_search::{Examples, PrecisionSearch, Refused, SearchOptions, Sensitivity};
 pub use prepare::{PrepareOptions, Prepared, prepare};
 pub use qat::{
-    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatOptions, Steps, prepare_qat,
+    BatchNormTraining, FakeQuantize, QatLayer, QatModel, QatNarrow, QatOptions, Steps, prepare_qat,
 };
 pub use qat_train::{Freezing, QatAdam, QatRecipe, QatTraining, train_qat};
 pub use qlayer::{FloatLayer, QLayer, f32_bytes};

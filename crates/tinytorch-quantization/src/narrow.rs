@@ -13,6 +13,7 @@ use crate::framework::Tensor;
 use crate::layer::check_weight;
 use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
+use crate::precision::Precision;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams, Scheme};
 
@@ -119,6 +120,29 @@ impl NarrowWeight {
                 let values = values.iter().map(|value| value.to_f32()).collect();
                 Tensor::new(values, shape).expect("checked when the layer was made")
             }
+        }
+    }
+}
+
+impl Precision {
+    /// Writes real weights as this precision has them between real values; `weights` is how codes are written unless it says so
+    /// itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NarrowWeight::bf16`], [`NarrowWeight::dynamic`] and [`NarrowWeight::codes`].
+    pub(crate) fn write(
+        self,
+        operation: NarrowOperation,
+        weight: ArrayViewD<'_, f32>,
+        weights: Scheme,
+    ) -> Result<NarrowWeight> {
+        match (self, self.scheme(weights)) {
+            (Self::Bf16, _) | (_, None) => NarrowWeight::bf16(weight),
+            (Self::Dynamic, Some(scheme)) if operation != NarrowOperation::Embedding => {
+                NarrowWeight::dynamic(weight, scheme)
+            }
+            (_, Some(scheme)) => NarrowWeight::codes(weight, scheme),
         }
     }
 }

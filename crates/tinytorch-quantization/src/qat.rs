@@ -60,6 +60,7 @@ use crate::scheme::{CodeRange, Scheme};
 
 pub use crate::qat_activation::FakeQuantize;
 pub use crate::qat_layer::QatLayer;
+pub use crate::qat_narrow::QatNarrow;
 
 /// Where a scale comes from in quantization-aware training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,10 +178,15 @@ impl std::fmt::Debug for QatModel {
 /// All layers are copied: the original is not trained. What cannot be copied, a layer of one's own without
 /// [`Layer::copied`], stays in `f32`, and both share it: [`QatModel::shared_layers`]. Dropout is left out. Sums and concatenations are rounded where their ways meet.
 ///
+/// Layers of every [`Precision`](crate::Precision) train with the errors of what they will be: static ones, with weights per tensor
+/// or per channel, as [`QatLayer`]; dynamic, weight-only (also in groups) and bf16 ones, and embeddings, as [`QatNarrow`], whose steps
+/// are never learned but follow the weights, and whose batch norm is folded at once. What is simulated alone, and cannot be
+/// converted, are activations of fewer than 8 bits: no kernel computes with them, and in a byte each they would save nothing.
+///
 /// # Errors
 ///
 /// [`Error::NoSuchLayer`], [`Error::BadAveragingConstant`], [`Error::BadCodeRange`], [`Error::Unsupported`] for weights that
-/// are not symmetric, for embeddings, and for ways that meet as real values, [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it, [`Error::NotFinite`]
+/// are not symmetric and for ways that meet as real values, [`Error::ShapeMismatch`] if a batch norm does not fit the convolution before it, [`Error::NotFinite`]
 /// if a weight is not.
 pub fn prepare_qat(model: &Sequential, options: &QatOptions) -> Result<QatModel> {
     let prepared = prepare(model, &options.prepare)?;

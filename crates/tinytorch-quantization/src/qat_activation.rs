@@ -176,6 +176,14 @@ impl FakeQuantize {
         fake_quantize_learned(x, &scale, zero_point, self.codes, factor)
     }
 
+    /// Says what the range is, whoever trains: that of a table, whose codes are the output.
+    pub(crate) fn set_range(&self, range: ValueRange) -> Result<()> {
+        if let Source::Followed { range: held, .. } = &self.source {
+            held.assign(&Tensor::new(vec![range.min, range.max], &[2])?)?;
+        }
+        Ok(())
+    }
+
     /// Lets the range follow these values, if it is one that does so now.
     pub(crate) fn observe(&self, x: &Tensor) -> Result<()> {
         self.follow(x)

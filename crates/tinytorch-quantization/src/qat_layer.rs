@@ -113,7 +113,7 @@ impl QatLayer {
         );
         if scheme.symmetry != Symmetry::Symmetric || !rows {
             return Err(Error::Unsupported {
-                what: "training with weights that are not symmetric, are in groups, or whose channels do not lie along axis 0",
+                what: "training a static layer with weights that are not symmetric, are in groups (those train weight-only), or whose channels do not lie along axis 0",
             });
         }
         scheme.codes.check_i8()?;

@@ -16,6 +16,7 @@ use crate::join::{QAdd, QConcat};
 use crate::qat::{BatchNormTraining, QatOptions, Steps};
 use crate::qat_activation::FakeQuantize;
 use crate::qat_layer::{Parts, QatLayer, copied, run, with_value};
+use crate::qat_narrow::QatNarrow;
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams};
@@ -41,6 +42,17 @@ pub(crate) enum Part {
         reason: String,
         output: Arc<FakeQuantize>,
         rounds: bool,
+    },
+    /// Narrow weights between real values; what it gives to the next layer is rounded if that one computes in integers.
+    Narrow {
+        layer: Box<QatNarrow>,
+        output: Arc<FakeQuantize>,
+        rounds: bool,
+    },
+    /// A table of the codes of activations: what its output is written with follows the table.
+    Table {
+        layer: Box<QatNarrow>,
+        output: Arc<FakeQuantize>,
     },
     /// Ways that are added (`sum`) or joined along axis 1.
     Ways {
@@ -107,9 +119,28 @@ pub(crate) fn build(
                 on_codes = true;
                 Part::Ways { ways, sum, output }
             }
+            Role::Narrow(precision) => {
+                current = options.activation()?;
+                on_codes = demands_codes(&stages[index + 1..], after);
+                let layer = QatNarrow::new(stage, Some(precision));
+                Part::Narrow {
+                    layer: Box::new(layer.map_err(|error| error.inside(stage.name()))?),
+                    output: current.clone(),
+                    rounds: on_codes,
+                }
+            }
+            Role::Table => {
+                current = Arc::new(FakeQuantize::new(1.0, options.activations)?);
+                on_codes = true;
+                let layer = QatNarrow::new(stage, None);
+                Part::Table {
+                    layer: Box::new(layer.map_err(|error| error.inside(stage.name()))?),
+                    output: current.clone(),
+                }
+            }
             Role::Other => {
                 let error = Error::Unsupported {
-                    what: "quantization-aware training of embeddings, of layers that are not static, and of ways that meet as real values",
+                    what: "quantization-aware training of ways that meet as real values",
                 };
                 return Err(error.in_layer(stage.name()));
             }
@@ -198,6 +229,7 @@ impl Part {
         match self {
             Self::Weighted(layer) => Some(&**layer),
             Self::Same { layer, .. } | Self::Float { layer, .. } => Some(&**layer),
+            Self::Narrow { layer, .. } | Self::Table { layer, .. } => Some(&**layer),
             Self::Ways { .. } => None,
         }
     }
@@ -214,7 +246,10 @@ impl Part {
     pub fn output(&self) -> Option<&FakeQuantize> {
         match self {
             Self::Weighted(layer) => Some(layer.output()),
-            Self::Float { output, .. } | Self::Ways { output, .. } => Some(output),
+            Self::Float { output, .. }
+            | Self::Narrow { output, .. }
+            | Self::Table { output, .. }
+            | Self::Ways { output, .. } => Some(output),
             Self::Same { .. } => None,
         }
     }
@@ -223,6 +258,19 @@ impl Part {
         match self {
             Self::Weighted(layer) => layer.quantize(input).map_err(|error| error.inside(name)),
             Self::Same { quantized, .. } => Ok(QLayer::clone(quantized)),
+            Self::Narrow {
+                layer,
+                output,
+                rounds,
+            } => {
+                let qparams = output.qparams().map_err(|error| error.in_tensor(name))?;
+                let quantized = layer.quantize(rounds.then_some(qparams));
+                quantized.map_err(|error| error.inside(name))
+            }
+            Self::Table { layer, output } => {
+                layer.tell_range(output)?;
+                layer.quantize(None).map_err(|error| error.inside(name))
+            }
             Self::Float {
                 layer,
                 reason,
@@ -289,6 +337,22 @@ impl Part {
                     // Real values go on as they are, as in the integer model; their range is wanted all the same.
                     false => output.observe(&y).map(|()| y),
                 }),
+            Self::Narrow {
+                layer,
+                output,
+                rounds,
+            } => layer.apply(x).and_then(|y| match rounds {
+                true => output.apply(&y),
+                false => output.observe(&y).map(|()| y),
+            }),
+            Self::Table { layer, output } => {
+                let y = layer.tell_range(output).and_then(|()| layer.apply(x));
+                match output.codes() {
+                    CodeRange::INT8 => y,
+                    // Fewer codes are only simulated.
+                    codes => y.and_then(|y| fake_quantize(&y, output.qparams()?, codes)),
+                }
+            }
             Self::Ways { ways, sum, output } => {
                 let ends = ways.iter().map(|way| forward(&way.parts, x));
                 // The layers inside have named themselves.

@@ -46,7 +46,11 @@ pub(crate) enum Role<'a> {
     Float(&'a str),
     /// Ways that meet on codes: `Some(relu)` for a sum, `None` for a concatenation.
     Ways(Option<bool>),
-    /// An embedding, or ways that meet as real values.
+    /// A layer with weights, or a table, between real values.
+    Narrow(Precision),
+    /// A table of the codes of activations.
+    Table,
+    /// Ways that meet as real values.
     Other,
 }
 
@@ -359,9 +363,9 @@ impl Stage {
             Plan::Float(reason) => Role::Float(reason),
             Plan::Residual { relu, real: None } => Role::Ways(Some(*relu)),
             Plan::Concat { real: None } => Role::Ways(None),
-            Plan::Narrow { .. } | Plan::Embedding | Plan::Residual { .. } | Plan::Concat { .. } => {
-                Role::Other
-            }
+            Plan::Narrow { precision, .. } => Role::Narrow(*precision),
+            Plan::Embedding => Role::Table,
+            Plan::Residual { .. } | Plan::Concat { .. } => Role::Other,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::folded::{Folded, Operation};
 use crate::framework::nn::Embedding;
 use crate::join::{QAdd, QConcat};
 use crate::linear::{QLinear, quantize_bias};
-use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
+use crate::narrow::{NarrowOperation, QNarrow};
 use crate::precision::Precision;
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::scheme::QParams;
@@ -140,14 +140,7 @@ impl Stage {
                 (table, Vec::new(), NarrowOperation::Embedding, false)
             }
         };
-        let scheme = precision.scheme(self.weights);
-        let narrow = match (precision, scheme) {
-            (Precision::Bf16, _) | (_, None) => NarrowWeight::bf16(weight.view()),
-            (Precision::Dynamic, Some(scheme)) if operation != NarrowOperation::Embedding => {
-                NarrowWeight::dynamic(weight.view(), scheme)
-            }
-            (_, Some(scheme)) => NarrowWeight::codes(weight.view(), scheme),
-        };
+        let narrow = precision.write(operation, weight.view(), self.weights);
         let layer = QNarrow::from_parts(narrow.map_err(named)?, bias, operation, relu, output);
         Ok(QLayer::Narrow(Box::new(
             layer.map_err(|error| error.in_layer(&self.name))?,

@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tinytorch_core::nn::{
-    AvgPool2d, BatchNorm2d, Concat, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear,
-    MaxPool2d, Relu, Residual, Sequential,
+    AvgPool2d, BatchNorm2d, Concat, Conv2d, Conv2dConfig, Dropout, Embedding, Flatten, Gelu, Layer,
+    Linear, MaxPool2d, Relu, Residual, Sequential,
 };
 use tinytorch_core::optim::{Adam, AdamConfig, Optimizer};
 use tinytorch_core::{Pool2dOptions, Tensor, no_grad};
 use tinytorch_quantization::{
-    BatchNormTraining, CodeRange, Granularity, PrepareOptions, QatModel, QatOptions, Scheme, Steps,
-    prepare_qat,
+    BatchNormTraining, CodeRange, Granularity, Precision, PrepareOptions, QatModel, QatOptions,
+    Scheme, Steps, prepare_qat,
 };
 
 type Rng = ChaCha8Rng;
@@ -135,6 +135,20 @@ fn random_network(rng: &mut Rng) -> (Sequential, Tensor) {
     (model, x)
 }
 
+/// A network of words, with indices for it.
+fn words(rng: &mut Rng) -> (Sequential, Tensor) {
+    let (count, width) = (rng.random_range(2..40), rng.random_range(1..12));
+    let model = Sequential::new()
+        .with(Embedding::new(count, width, rng))
+        .with(Flatten)
+        .with(Linear::new(4 * width, 7, rng))
+        .with(Relu)
+        .with(Linear::new(7, 3, rng));
+    let indices = (0..6 * 4).map(|_| rng.random_range(0..count) as f32);
+    let indices = Tensor::new(indices.collect(), &[6, 4]).expect("four each");
+    (model, indices)
+}
+
 fn random_options(rng: &mut Rng) -> QatOptions {
     let bits = rng.random_range(2..=8);
     let codes = match rng.random() {
@@ -204,6 +218,53 @@ proptest! {
         let recorded = qat.forward(&other).expect("the sizes fit");
         prop_assert!(recorded.requires_grad());
         prop_assert_eq!(&bits(&recorded), &deployed);
+    }
+
+    #[test]
+    fn layers_of_every_precision_train_as_they_are_deployed(seed: u64) {
+        let rng = &mut Rng::seed_from_u64(seed);
+        let (model, x) = match rng.random_range(0..3) {
+            0 => words(rng),
+            _ => random_network(rng),
+        };
+        let mut options = random_options(rng);
+        // Layers inside of ways stay static: ways that meet as real values do not train.
+        let layers = model.shared().iter();
+        let weighted = ["linear", "conv2d", "embedding"];
+        let names: Vec<String> = layers
+            .filter(|(_, layer)| weighted.contains(&layer.kind()))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            let table = model.shared().iter().any(|(n, layer)| *n == name && layer.kind() == "embedding");
+            let precision = match rng.random_range(0..6) {
+                0 => Precision::Dynamic,
+                1 => Precision::WEIGHT_ONLY_INT8,
+                2 => Precision::WeightOnly { bits: rng.random_range(2..=8), group: Some(8) },
+                3 => Precision::WeightOnly { bits: rng.random_range(2..=4), group: Some(3) },
+                4 => Precision::Bf16,
+                _ => Precision::STATIC,
+            };
+            if !(table && precision == Precision::Dynamic) {
+                options.prepare.overrides.push((name, precision));
+            }
+        }
+        let qat = prepare_qat(&model, &options).expect("layers of every precision");
+        train(&qat, &x, 3);
+        let deployed = qat.convert().expect("it was trained");
+        let expected = bits(&deployed.forward(&x).expect("the sizes fit"));
+        prop_assert_eq!(&bits(&deployed.forward_definition(&x).expect("the sizes fit")), &expected);
+        qat.set_training(false);
+        prop_assert_eq!(&bits(&no_grad(|| qat.forward(&x)).expect("the sizes fit")), &expected);
+        let recorded = qat.forward(&x).expect("the sizes fit");
+        prop_assert_eq!(&bits(&recorded), &expected);
+        // Every weight has its part in the loss, or at least a gradient.
+        qat.zero_grad();
+        recorded.square().sum().backward().expect("a scalar");
+        for (name, parameter) in qat.named_parameters() {
+            let gradient = parameter.grad();
+            prop_assert!(gradient.is_some() || name.contains("zero_point") || name.contains("scale"), "{}", name);
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The recipe's parts: steps of scales, freezing, and what it refuses.
 
 use tinytorch_core::nn::{Layer, Linear, Relu, Sequential};
-use tinytorch_core::optim::Optimizer;
+use tinytorch_core::optim::{Adam, AdamConfig, Optimizer};
 use tinytorch_core::train::{CrossEntropy, Progress, Trainer};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_quantization::{
-    Error, Freezing, PrepareOptions, QatAdam, QatModel, QatOptions, QatRecipe, Steps, prepare_qat,
-    train_qat,
+    Error, Freezing, Precision, PrepareOptions, QModel, QatAdam, QatModel, QatOptions, QatRecipe,
+    Steps, convert, metrics, prepare, prepare_qat, train_qat,
 };
 
 use super::{loader, network, rng, stripes};
@@ -262,4 +262,46 @@ fn a_recipe_that_makes_no_sense_is_refused() {
         let error = refused(recipe);
         assert!(error.contains(word), "{error}");
     }
+}
+
+#[test]
+fn weights_of_two_bits_in_groups_learn_what_rounding_lost() {
+    let rng = &mut rng(11);
+    let model = network(rng);
+    let (x, labels) = stripes(384, rng);
+    let data = loader(&x, &labels);
+    let adam = Adam::new(model.named_parameters(), AdamConfig::default());
+    let mut trainer = Trainer::new(&model, adam, CrossEntropy).progress(Progress::Silent);
+    trainer.fit(&data, None, 8).expect("it trains");
+    drop(trainer);
+    model.set_training(false);
+    let teacher = no_grad(|| model.forward(&x)).expect("fits");
+
+    let precision = Precision::WeightOnly {
+        bits: 2,
+        group: Some(4),
+    };
+    let options = PrepareOptions {
+        precision,
+        ..PrepareOptions::default()
+    };
+    let rounded =
+        convert(&prepare(&model, &options).expect("known layers")).expect("no data needed");
+    let recipe = QatRecipe {
+        qat: options.into(),
+        epochs: 6,
+        ..QatRecipe::new(2)
+    };
+    let trained = train_qat(&model, &data, &recipe, |_| {}).expect("it trains");
+    let trained = trained.model.convert().expect("nothing is missing");
+    let loss = |model: &QModel| {
+        let scores = model.forward(&x).expect("fits").to_vec();
+        metrics::mean_cross_entropy(&scores, 3, &labels)
+    };
+    let (before, after) = (loss(&rounded), loss(&trained));
+    assert!(after < before, "{after} is not below {before}");
+    assert_eq!(trained.memory_bytes(), rounded.memory_bytes());
+    // Of the original nothing was trained.
+    let again = no_grad(|| model.forward(&x)).expect("fits");
+    assert_eq!(again.to_vec(), teacher.to_vec());
 }
