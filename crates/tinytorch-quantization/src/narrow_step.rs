@@ -9,9 +9,9 @@ use crate::half_ops::Product;
 use crate::half_storage::rounded;
 use crate::kernels::gemm_i8::chosen;
 use crate::kernels::{
-    self, Accumulate, Conv2dShape, DynamicLinear, Images, InputError, InputRange, MatrixBf16,
+    self, Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputError, InputRange, MatrixBf16,
     MatrixMut, MatrixRef, PackedBf16, PackedInt4, PackedWeights, Quantize, Scale, Threads,
-    quantize_f32_i8,
+    gemm_bf16, quantize_f32_i8,
 };
 use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
 use crate::narrow_definition::{add_bias, range_of, rows};
@@ -52,8 +52,9 @@ enum Form {
     Definition(Box<QNarrow>),
     /// A linear layer in bf16.
     Bf16Linear(PackedBf16),
-    /// A convolution in bf16, `[out, in / groups, height, width]`, as the product reads its left side.
-    Bf16Conv {
+    /// A convolution in bf16, `[out, in / groups, height, width]`, as the product reads its left side; or a linear layer of so
+    /// few outputs that the columns which fill up a panel would take more bytes than narrow numbers save.
+    Bf16 {
         values: Vec<bf16>,
         shape: Vec<usize>,
     },
@@ -118,12 +119,19 @@ impl NarrowStep {
             (NarrowWeight::Bf16 { values, shape }, NarrowOperation::Product(Operation::Linear)) => {
                 let (n, k) = (shape[0], shape[1]);
                 let weight = MatrixBf16::row_major(values, k).transposed();
-                Form::Bf16Linear(PackedBf16::new(n, k, weight))
+                let packed = PackedBf16::new(n, k, weight);
+                match packed.bytes() <= 3 * k * n {
+                    true => Form::Bf16Linear(packed),
+                    false => Form::Bf16 {
+                        values: values.clone(),
+                        shape: shape.clone(),
+                    },
+                }
             }
             (
                 NarrowWeight::Bf16 { values, shape },
                 NarrowOperation::Product(Operation::Conv2d(_)),
-            ) => Form::Bf16Conv {
+            ) => Form::Bf16 {
                 values: values.clone(),
                 shape: shape.clone(),
             },
@@ -183,7 +191,7 @@ impl NarrowStep {
                 values: packed.unpack(),
                 shape: vec![packed.n(), packed.k()],
             },
-            Form::Bf16Conv { values, shape } => NarrowWeight::Bf16 {
+            Form::Bf16 { values, shape } => NarrowWeight::Bf16 {
                 values: values.clone(),
                 shape: shape.clone(),
             },
@@ -206,7 +214,7 @@ impl NarrowStep {
             Form::Int4(packed, _) => packed.bytes(),
             Form::Definition(layer) => return layer.memory_bytes(),
             Form::Bf16Linear(packed) => packed.bytes(),
-            Form::Bf16Conv { values, .. } => size_of_val::<[bf16]>(values),
+            Form::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
         };
         let output = self.output.map_or(0, |_| size_of::<QParams>());
         weights + size_of_val::<[f32]>(&self.bias) + output
@@ -219,8 +227,9 @@ impl NarrowStep {
             (Form::DynamicLinear(..), _) => "dynamic_linear",
             (Form::DynamicConv { .. }, _) => "dynamic_conv2d",
             (Form::Int4(..), _) => "weight_only_linear",
-            (Form::Bf16Linear(_), _) => "bf16_linear",
-            (Form::Bf16Conv { .. }, _) => "bf16_conv2d",
+            (Form::Bf16Linear(_), _)
+            | (Form::Bf16 { .. }, NarrowOperation::Product(Operation::Linear)) => "bf16_linear",
+            (Form::Bf16 { .. }, _) => "bf16_conv2d",
         }
     }
 
@@ -261,9 +270,23 @@ impl NarrowStep {
                 add_bias(&mut y, &self.bias);
                 Tensor::new(y, &shape)?
             }
-            Form::Bf16Conv { values, shape } => {
+            Form::Bf16 { values, shape } => {
                 let NarrowOperation::Product(Operation::Conv2d(options)) = self.operation else {
-                    unreachable!("this form is made of convolutions only");
+                    let (n, k) = (shape[0], shape[1]);
+                    let (m, out) = rows(x, [n, k])?;
+                    let mut y = vec![0.0; m * n];
+                    let x = x.to_vec();
+                    gemm_bf16(
+                        Dims { m, n, k },
+                        MatrixBf16::from(MatrixRef::row_major(&x, k)),
+                        MatrixBf16::row_major(values, k).transposed(),
+                        MatrixMut::row_major(&mut y, n),
+                        Accumulate::Overwrite,
+                        Threads::Auto,
+                    );
+                    add_bias(&mut y, &self.bias);
+                    let y = Tensor::new(y, &out)?;
+                    return Ok(if self.relu { y.relu() } else { y });
                 };
                 let out = crate::conv::output_shape(shape, options, x.shape())?;
                 let product = Product::conv2d(x.shape(), shape, options)?;

@@ -141,7 +141,11 @@ impl Report {
                 .iter()
                 .filter(move |row| row.outliers == outliers)
         };
-        let by_accuracy = |a: &&Row, b: &&Row| a.accuracy.mean.total_cmp(&b.accuracy.mean);
+        // Of equal accuracies the one with less noise is better.
+        let by_accuracy = |a: &&Row, b: &&Row| {
+            let accuracy = a.accuracy.mean.total_cmp(&b.accuracy.mean);
+            accuracy.then(a.sqnr_db.mean.total_cmp(&b.sqnr_db.mean))
+        };
         let mut words = String::new();
         for (outliers, what) in [(false, "Without outliers"), (true, "With outliers")] {
             let (worst, best) = (
