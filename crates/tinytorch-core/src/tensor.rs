@@ -166,6 +166,16 @@ impl Tensor {
             .clone()
     }
 
+    /// The values and their version, which belong together: no change comes between.
+    pub(crate) fn snapshot(&self) -> (Values, u64) {
+        let values = self
+            .inner
+            .values
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        (values.clone(), self.version())
+    }
+
     /// The values in row-major order.
     pub fn to_vec(&self) -> Vec<f32> {
         let values = self.array();

@@ -72,7 +72,7 @@ impl Conv2dShape {
     }
 
     #[track_caller]
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         let Self {
             in_channels,
             out_channels,

@@ -4,6 +4,7 @@
 //! slices once, with `assert!`, and then runs the fastest kernel that this CPU has. The slowest correct version of each
 //! integer kernel stays, is called `scalar`, and defines the others, bit for bit.
 
+pub mod conv_f32;
 pub mod conv_i8;
 mod cpu;
 pub mod dynamic;
@@ -12,11 +13,13 @@ pub mod gemm_bf16;
 pub mod gemm_f32;
 pub mod gemm_i4;
 pub mod gemm_i8;
+mod images_f32;
 pub mod pool_i8;
 mod team;
 #[cfg(test)]
 mod testing;
 
+pub use conv_f32::PackedConv2dF32;
 pub use conv_i8::{Conv2dShape, Images, PackedConv2d};
 pub use dynamic::{DynamicLinear, InputError, InputRange};
 pub use elementwise::{
@@ -30,6 +33,7 @@ pub use gemm_f32::packed::{Finish, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i4::PackedInt4;
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
+pub use images_f32::{PoolWindow, max_pool2d_f32, transpose_f32};
 pub use pool_i8::{Pool2dShape, max_pool_i8};
 
 /// How many elements an array of these sizes has; `None` if a `usize` cannot count them.

@@ -7,10 +7,10 @@
 )]
 
 use tinytorch_kernels::{
-    Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputRange, MatrixMut, MatrixRef,
-    PackedBf16, PackedConv2d, PackedInt4, PackedWeights, Quantize, Requantize, Scale, Threads,
-    dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, min_max, quantize_f32_i8,
-    quantize_f32_u8,
+    Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
+    PackedBf16, PackedConv2d, PackedF32, PackedInt4, PackedWeights, Quantize, Requantize, Scale,
+    Threads, dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, min_max,
+    quantize_f32_i8, quantize_f32_u8,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -218,6 +218,38 @@ fn real_products_stay_inside_their_slices() {
                 );
                 assert_eq!(c.slice()[m * n - 1], k as f32 * 0.5);
             }
+        }
+    }
+}
+
+#[test]
+fn real_products_with_packed_weights_stay_inside_their_slices() {
+    for side in SIDES {
+        // One row in streams, tiles of every height, panels of one to three lines with whole and broken ends.
+        for (m, n, k) in [
+            (1, 17, 63),
+            (1, 400, 5),
+            (7, 10, 9),
+            (13, 64, 20),
+            (9, 100, 3),
+        ] {
+            let a = Guarded::new(&vec![1.0; m * k], side);
+            let b = Guarded::new(&vec![0.5; n * k], side);
+            let bias = Guarded::new(&vec![1.0; n], side);
+            let b = MatrixRef::row_major(b.slice(), k).transposed();
+            let packed = PackedF32::new(k, n, b);
+            let mut c = Guarded::new(&vec![0.0; m * n], side);
+            for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
+                let finish = Finish {
+                    bias: bias.slice(),
+                    relu: true,
+                    accumulate,
+                };
+                let a = MatrixRef::row_major(a.slice(), k);
+                let out = MatrixMut::row_major(c.slice_mut(), n);
+                packed.product(m, a, finish, out, Threads::One);
+            }
+            assert_eq!(c.slice()[m * n - 1], 2.0 * (k as f32 * 0.5 + 1.0));
         }
     }
 }

@@ -4,11 +4,14 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Layer;
+use super::{Layer, fused};
 use crate::error::Result;
+use crate::tape::is_recording;
 use crate::tensor::Tensor;
 
 /// Runs its layers in order. A layer is named by its position unless it is given a name.
+///
+/// Under [`no_grad`](crate::no_grad) some neighbouring layers run as one, with the same bits as one after the other.
 #[derive(Default)]
 pub struct Sequential {
     layers: Vec<(String, Arc<dyn Layer>)>,
@@ -58,13 +61,27 @@ impl Sequential {
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
+
+    /// Its layers, and in place of a sequence inside its own.
+    fn flatten_into<'a>(&'a self, layers: &mut Vec<&'a dyn Layer>) {
+        for (_, layer) in &self.layers {
+            match layer.as_any().downcast_ref::<Sequential>() {
+                Some(inner) => inner.flatten_into(layers),
+                None => layers.push(&**layer),
+            }
+        }
+    }
 }
 
 impl Layer for Sequential {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.layers
-            .iter()
-            .try_fold(x.clone(), |x, (_, layer)| layer.forward(&x))
+        if is_recording() {
+            let mut layers = self.layers.iter();
+            return layers.try_fold(x.clone(), |x, (_, layer)| layer.forward(&x));
+        }
+        let mut layers = Vec::with_capacity(self.layers.len());
+        self.flatten_into(&mut layers);
+        fused::forward(&layers, x)
     }
 
     fn kind(&self) -> &'static str {

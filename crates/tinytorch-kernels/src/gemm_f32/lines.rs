@@ -3,7 +3,7 @@
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub [f32; Line::LEN]);
+pub(crate) struct Line(pub [f32; Line::LEN]);
 
 impl Line {
     /// Elements of a line.

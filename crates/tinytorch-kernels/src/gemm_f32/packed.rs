@@ -17,7 +17,8 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use super::lines::Line;
-use super::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches, panels};
+use super::panels::{self, Left, Panels, Task};
+use super::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches};
 use crate::Dims;
 use crate::cpu::Vectors;
 use crate::gemm_i8::block::BlockMut;
@@ -40,6 +41,8 @@ const ROWS_WORTH_DIVIDING: usize = 32;
 pub struct PackedF32 {
     n: usize,
     k: usize,
+    /// Lines of a whole panel.
+    wide: usize,
     lines: Vec<Line>,
 }
 
@@ -48,7 +51,7 @@ pub struct PackedF32 {
 pub struct Finish<'a> {
     /// `[n]`, added to every row; empty for none.
     pub bias: &'a [f32],
-    /// Whether negative results (and NaN) become `0.0`.
+    /// Whether negative results become `0.0`; NaN stays.
     pub relu: bool,
     /// Whether the result is added to what the output holds, before ReLU.
     pub accumulate: Accumulate,
@@ -82,17 +85,27 @@ impl PackedF32 {
         assert_reaches("b", [k, n], [b.row_stride, b.column_stride], b.data.len());
         (self.k, self.n) = (k, n);
         self.lines.resize(k * n.div_ceil(Line::LEN), Line::ZERO);
+        let vectors = Vectors::chosen();
+        self.wide = panels::wide(vectors, n);
         if self.lines.is_empty() {
             return;
         }
-        let vectors = Vectors::chosen();
-        let width = panels::width(vectors);
+        let (wide, width) = (self.wide, self.wide * Line::LEN);
         // Two pieces for each thread, whole panels.
         let columns = width * n.div_ceil(width).div_ceil(2 * threads);
         let pieces = self.lines.chunks_mut(columns / Line::LEN * k).enumerate();
         team::for_each(pieces.collect(), threads, |(piece, lines)| {
-            panels::pack(vectors, k, n, b, piece * columns, lines);
+            panels::pack(vectors, [k, n, wide], b, piece * columns, lines);
         });
+    }
+
+    fn panels(&self) -> Panels<'_> {
+        Panels {
+            lines: &self.lines,
+            wide: self.wide,
+            n: self.n,
+            k: self.k,
+        }
     }
 
     /// Columns.
@@ -140,46 +153,69 @@ impl PackedF32 {
             finish.bias.is_empty() || finish.bias.len() == n,
             "bias must be [n] or empty"
         );
+        let rows = panels::Rows {
+            data: a.data,
+            stride: a.row_stride,
+            k,
+        };
         let block = BlockMut::new(out.data, m, 0, n, out.row_stride);
-        if m == 0 || n == 0 {
+        self.run(rows, finish, block, threads);
+    }
+
+    /// As [`PackedF32::product`], for any left side with as many rows as `out`; the caller has checked the bias.
+    pub(crate) fn run<'a, L: Left<'a>>(
+        &'a self,
+        left: L,
+        finish: Finish<'a>,
+        out: BlockMut<'a, f32>,
+        threads: Threads,
+    ) {
+        let m = out.rows();
+        if m == 0 || self.n == 0 {
             return;
         }
-        let task = panels::Task {
-            rows: panels::Rows {
-                data: a.data,
-                stride: a.row_stride,
-                k,
-            },
-            lines: &self.lines,
-            n,
-            first_row: 0,
-            first_column: 0,
-            finish,
-            out: block,
-        };
-        let large = nanoseconds(m, n, k) >= NANOSECONDS_WORTH_DIVIDING;
+        assert_eq!((left.k(), out.columns()), (self.k, self.n));
+        let large = nanoseconds(m, self.n, self.k) >= NANOSECONDS_WORTH_DIVIDING;
         let threads = match threads {
             Threads::Auto if large => rayon::current_num_threads(),
             Threads::Auto | Threads::One => 1,
         };
-        run(task, threads);
+        run(task(left, self.panels(), finish, out), threads);
+    }
+}
+
+/// The task of a whole product.
+fn task<'a, L: Left<'a>>(
+    left: L,
+    panels: Panels<'a>,
+    finish: Finish<'a>,
+    out: BlockMut<'a, f32>,
+) -> Task<'a, L> {
+    Task {
+        left,
+        panels,
+        first_row: 0,
+        first_column: 0,
+        finish,
+        out,
     }
 }
 
 /// Computes a task on `threads` threads.
-fn run(task: panels::Task<'_>, threads: usize) {
+fn run<'a, L: Left<'a>>(task: Task<'a, L>, threads: usize) {
     let vectors = Vectors::chosen();
     if threads == 1 {
         return panels::run(vectors, task);
     }
-    let time = Duration::from_nanos(nanoseconds(task.out.rows(), task.n, task.rows.k));
-    let tasks = divide(task, threads, panels::width(vectors));
+    let Panels { n, k, .. } = task.panels;
+    let time = Duration::from_nanos(nanoseconds(task.out.rows(), n, k));
+    let tasks = divide(task, threads);
     team::for_each_of(time, tasks, threads, |task| panels::run(vectors, task));
 }
 
 thread_local! {
     /// Kept between calls: a fresh one would cost page faults each time.
-    static BUFFER: RefCell<PackedF32> = const { RefCell::new(PackedF32 { n: 0, k: 0, lines: vec![] }) };
+    static BUFFER: RefCell<PackedF32> = const { RefCell::new(PackedF32 { n: 0, k: 0, wide: 1, lines: vec![] }) };
 }
 
 /// Bytes of packed weights that a thread keeps.
@@ -203,31 +239,25 @@ pub(super) fn product_of_transposed(
     // Taken, not borrowed: should this thread run another product meanwhile, it makes its own.
     let mut packed = BUFFER.take();
     packed.pack(k, n, b, threads);
-    let task = panels::Task {
-        rows: panels::Rows {
-            data: a.data,
-            stride: a.row_stride,
-            k,
-        },
-        lines: &packed.lines,
-        n,
-        first_row: 0,
-        first_column: 0,
-        finish: Finish {
-            accumulate,
-            ..Finish::NOTHING
-        },
-        out: BlockMut::new(c.data, m, 0, n, c.row_stride),
+    let rows = panels::Rows {
+        data: a.data,
+        stride: a.row_stride,
+        k,
     };
-    run(task, threads);
+    let finish = Finish {
+        accumulate,
+        ..Finish::NOTHING
+    };
+    let out = BlockMut::new(c.data, m, 0, n, c.row_stride);
+    run(task(rows, packed.panels(), finish, out), threads);
     if packed.bytes() <= KEPT_BYTES {
         BUFFER.set(packed);
     }
 }
 
-/// Divides a product by rows if there are enough, by whole panels of `width` columns otherwise.
-fn divide(task: panels::Task<'_>, threads: usize, width: usize) -> Vec<panels::Task<'_>> {
-    let (m, n) = (task.out.rows(), task.n);
+/// Divides a product by rows if there are enough, by whole panels otherwise.
+fn divide<'a, L: Left<'a>>(task: Task<'a, L>, threads: usize) -> Vec<Task<'a, L>> {
+    let (m, n, width) = (task.out.rows(), task.panels.n, task.panels.width());
     let by_rows = m >= threads * ROWS_WORTH_DIVIDING;
     let panels = n.div_ceil(width);
     // Two pieces for each thread: who is late leaves one to the other.

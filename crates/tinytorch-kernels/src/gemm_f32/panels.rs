@@ -13,6 +13,22 @@ use super::{Accumulate, MatrixRef};
 use crate::cpu::Vectors;
 use crate::gemm_i8::block::BlockMut;
 
+/// The left side of a product: its rows, and where in each the elements lie that are summed over.
+///
+/// # Safety
+///
+/// For `p < k()`, `step(p)` is below the length of every slice that `row` returns.
+pub(crate) unsafe trait Left<'a>: Copy + Send + Sync {
+    /// The inner dimension.
+    fn k(&self) -> usize;
+
+    /// The memory of one row.
+    fn row(&self, row: usize) -> &'a [f32];
+
+    /// Where in the memory of a row its element `p` is.
+    fn step(&self, p: usize) -> usize;
+}
+
 /// Rows of `k` contiguous elements.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -21,29 +37,63 @@ pub(super) struct Rows<'a> {
     pub k: usize,
 }
 
-impl<'a> Rows<'a> {
+// SAFETY: a row has `k` elements, and a step is its own number.
+unsafe impl<'a> Left<'a> for Rows<'a> {
+    #[inline(always)]
+    fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Checked: a stride that is wrong for a single row is multiplied by 0, any other leaves the slice.
     #[inline(always)]
     fn row(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..self.k]
     }
+
+    #[inline(always)]
+    fn step(&self, p: usize) -> usize {
+        p
+    }
+}
+
+/// Packed columns, and how wide their panels are.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a> {
+    pub lines: &'a [Line],
+    /// Lines of a whole panel.
+    pub wide: usize,
+    /// Columns of the packed matrix.
+    pub n: usize,
+    pub k: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// The lines of the panel whose first column is `column`, a multiple of a panel's width, and how many lines wide it is.
+    fn at(&self, column: usize) -> (&'a [Line], usize) {
+        let wide = (self.n - column).div_ceil(Line::LEN).min(self.wide);
+        let first = column / Line::LEN * self.k;
+        (&self.lines[first..first + wide * self.k], wide)
+    }
+
+    /// Columns of a whole panel.
+    pub fn width(&self) -> usize {
+        self.wide * Line::LEN
+    }
 }
 
 /// A rectangle of the result to compute.
-pub(super) struct Task<'a> {
-    pub rows: Rows<'a>,
-    /// All panels.
-    pub lines: &'a [Line],
-    /// Columns of the packed matrix.
-    pub n: usize,
-    pub first_row: usize,
+pub(crate) struct Task<'a, L> {
+    pub(super) left: L,
+    pub(super) panels: Panels<'a>,
+    pub(super) first_row: usize,
     /// A multiple of a panel's width.
-    pub first_column: usize,
+    pub(super) first_column: usize,
     /// The bias is that of the rectangle's columns.
-    pub finish: Finish<'a>,
-    pub out: BlockMut<'a, f32>,
+    pub(super) finish: Finish<'a>,
+    pub(super) out: BlockMut<'a, f32>,
 }
 
-impl<'a> Task<'a> {
+impl<'a, L: Left<'a>> Task<'a, L> {
     pub fn split_rows(self, rows: usize) -> (Self, Self) {
         let (top, bottom) = self.out.split_rows(rows);
         (
@@ -83,17 +133,20 @@ impl<'a> Task<'a> {
         )
     }
 
-    /// The lines of the panel whose first column, of the packed matrix, is `column`, and how many lines wide it is.
-    fn panel(&self, column: usize, most: usize) -> (&'a [Line], usize) {
-        let wide = (self.n - column).div_ceil(Line::LEN).min(most);
-        let first = column / Line::LEN * self.rows.k;
-        (&self.lines[first..first + wide * self.rows.k], wide)
+    fn row(&self, row: usize) -> &'a [f32] {
+        self.left.row(self.first_row + row)
     }
 }
 
-/// Lines of a panel.
-fn lines_of(vectors: Vectors) -> usize {
+/// Lines of a whole panel for a matrix of `n` columns.
+///
+/// Three, unless the matrix is narrow and twos come out even: the last panel of 4 lines would have one alone, with too few
+/// independent sums to keep the multiply-adds busy.
+pub(super) fn wide(vectors: Vectors, n: usize) -> usize {
+    let lines = n.div_ceil(Line::LEN);
     match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) if lines <= 8 && lines % 2 == 0 && lines % 3 != 0 => 2,
         #[cfg(target_arch = "x86_64")]
         Vectors::Avx512(_) => x86::avx512::LINES,
         #[cfg(target_arch = "x86_64")]
@@ -102,13 +155,8 @@ fn lines_of(vectors: Vectors) -> usize {
     }
 }
 
-/// Columns of a whole panel.
-pub(super) fn width(vectors: Vectors) -> usize {
-    lines_of(vectors) * Line::LEN
-}
-
 /// Computes a task.
-pub(super) fn run(vectors: Vectors, task: Task<'_>) {
+pub(super) fn run<'a, L: Left<'a>>(vectors: Vectors, task: Task<'a, L>) {
     match vectors {
         // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
         #[cfg(target_arch = "x86_64")]
@@ -120,29 +168,44 @@ pub(super) fn run(vectors: Vectors, task: Task<'_>) {
     }
 }
 
-/// The loops that every CPU has; a row and a line at a time, which compilers vectorize.
-fn baseline(mut task: Task<'_>) {
+/// The loops that every CPU has; some rows and a line at a time, which compilers vectorize.
+fn baseline<'a, L: Left<'a>>(mut task: Task<'a, L>) {
     let (rows, columns) = (task.out.rows(), task.out.columns());
     for column in (0..columns).step_by(Line::LEN) {
-        let (panel, _) = task.panel(task.first_column + column, 1);
-        let width = Line::LEN.min(columns - column);
-        for i in 0..rows {
-            let row = task.rows.row(task.first_row + i);
-            let mut sums = Line::ZERO;
-            for (&value, line) in row.iter().zip(panel) {
-                for (sum, &weight) in sums.0.iter_mut().zip(&line.0) {
-                    *sum += value * weight;
-                }
+        let mut row = 0;
+        while row < rows {
+            row += match rows - row {
+                ..2 => (baseline_tile::<L, 1>(&mut task, row, column), 1).1,
+                _ => (baseline_tile::<L, 2>(&mut task, row, column), 2).1,
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn baseline_tile<'a, L: Left<'a>, const ROWS: usize>(
+    task: &mut Task<'a, L>,
+    row: usize,
+    column: usize,
+) {
+    let (panel, _) = task.panels.at(task.first_column + column);
+    let rows: [&[f32]; ROWS] = std::array::from_fn(|i| task.row(row + i));
+    let mut sums = [Line::ZERO; ROWS];
+    for (p, line) in panel.iter().enumerate() {
+        let step = task.left.step(p);
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            for (sum, &weight) in sums.0.iter_mut().zip(&line.0) {
+                *sum += row[step] * weight;
             }
-            let finish = task.finish;
-            for (j, (out, &sum)) in task.out.row(i)[column..column + width]
-                .iter_mut()
-                .zip(&sums.0)
-                .enumerate()
-            {
-                let bias = finish.bias.get(column + j).copied().unwrap_or(0.0);
-                *out = finished(sum, bias, *out, finish);
-            }
+        }
+    }
+    let width = Line::LEN.min(task.out.columns() - column);
+    let finish = task.finish;
+    for (i, sums) in sums.iter().enumerate() {
+        let out = &mut task.out.row(row + i)[column..column + width];
+        for (j, (out, &sum)) in out.iter_mut().zip(&sums.0).enumerate() {
+            let bias = finish.bias.get(column + j).copied().unwrap_or(0.0);
+            *out = finished(sum, bias, *out, finish);
         }
     }
 }
@@ -154,28 +217,27 @@ fn finished(sum: f32, bias: f32, before: f32, finish: Finish<'_>) -> f32 {
     if finish.accumulate == Accumulate::Add {
         value += before;
     }
-    // Also NaN, as everywhere in this crate.
-    if !finish.relu || value > 0.0 {
-        value
-    } else {
+    // NaN stays: it shows that training has diverged.
+    if finish.relu && value < 0.0 {
         0.0
+    } else {
+        value
     }
 }
 
-/// Writes the columns of `b`, `[k, n]`, from `first_column` on, to `lines` in panels until those are full.
+/// Writes the columns of `b`, `[k, n]`, from `first_column` on, to `lines` in panels `wide` lines wide until those are full.
 pub(super) fn pack(
     vectors: Vectors,
-    k: usize,
-    n: usize,
+    [k, n, wide]: [usize; 3],
     b: MatrixRef<'_>,
     first_column: usize,
     lines: &mut [Line],
 ) {
-    let lines_of = lines_of(vectors);
-    for (panel, lines) in lines.chunks_mut(lines_of * k).enumerate() {
+    for (panel, lines) in lines.chunks_mut(wide * k).enumerate() {
+        let first = panel * wide;
         let wide = lines.len() / k;
         for part in 0..wide {
-            let column = first_column + (panel * lines_of + part) * Line::LEN;
+            let column = first_column + (first + part) * Line::LEN;
             let columns = Line::LEN.min(n - column);
             pack_lines(vectors, k, b, column, columns, &mut lines[part..], wide);
         }
@@ -193,8 +255,7 @@ fn pack_lines(
     step: usize,
 ) {
     let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if b.row_stride == 1 && columns == Line::LEN && matches!(vectors, Vectors::Avx512(_)) {
+    if b.row_stride == 1 && columns == Line::LEN {
         let whole = k - k % Line::LEN;
         for p in (0..whole).step_by(Line::LEN) {
             let block: [&[f32; Line::LEN]; Line::LEN] = std::array::from_fn(|j| {
@@ -203,12 +264,12 @@ fn pack_lines(
                     .first_chunk()
                     .expect("the matrix reaches there, as checked")
             });
-            // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-            unsafe { x86::transpose(block, &mut lines[p * step..], step) };
+            let mut into = lines[p * step..].iter_mut().step_by(step);
+            let into = std::array::from_fn(|_| &mut into.next().expect("a line for each column").0);
+            transpose(vectors, block, into);
         }
         done = whole;
     }
-    let _ = vectors;
     for p in done..k {
         let line = &mut lines[p * step];
         let start = p * b.row_stride + column * b.column_stride;
@@ -219,6 +280,24 @@ fn pack_lines(
         *line = Line::ZERO;
         for (j, value) in line.0[..columns].iter_mut().enumerate() {
             *value = b.data[start + j * b.column_stride];
+        }
+    }
+}
+
+/// Writes column `i` of a block to `into[i]`.
+pub(crate) fn transpose(
+    vectors: Vectors,
+    block: [&[f32; Line::LEN]; Line::LEN],
+    into: [&mut [f32; Line::LEN]; Line::LEN],
+) {
+    match vectors {
+        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => unsafe { x86::transpose(block, into) },
+        _ => {
+            for (i, into) in into.into_iter().enumerate() {
+                *into = block.map(|row| row[i]);
+            }
         }
     }
 }

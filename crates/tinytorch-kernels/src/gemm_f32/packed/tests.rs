@@ -87,14 +87,14 @@ fn assert_agreement([m, n, k]: [usize; 3], random: &mut Random) {
 fn products_agree_with_the_definition_at_the_edges_of_tiles_and_panels() {
     let random = &mut Random::new(31);
     for m in [0, 1, 2, 7, 8, 9, 17] {
-        for n in [0, 1, 15, 16, 17, 33, 47, 48, 49, 97] {
+        for n in [0, 1, 15, 16, 17, 33, 47, 48, 49, 64, 97] {
             for k in [0, 1, 16, 19] {
                 assert_agreement([m, n, k], random);
             }
         }
     }
     // One row in streams, with panels left over.
-    for n in [192, 193, 240, 500] {
+    for n in [64, 128, 144, 192, 193, 240, 500] {
         assert_agreement([1, n, 33], random);
     }
 }
@@ -123,6 +123,37 @@ fn the_bits_depend_neither_on_the_threads_nor_on_the_batch() {
     assert_eq!(run(0, m), whole);
     for row in [0, 5, m - 1] {
         assert_eq!(run(row, 1), whole[row * n..(row + 1) * n], "row {row}");
+    }
+}
+
+#[test]
+fn relu_cuts_off_what_is_negative_and_lets_nan_pass() {
+    // Whole lines and a broken one, of each kind of tile.
+    for (m, n) in [(1, 7), (1, 200), (3, 40), (9, 50)] {
+        let packed = PackedF32::new(1, n, MatrixRef::row_major(&vec![1.0; n], n));
+        let values = [f32::NAN, -1.0, 2.0];
+        let a: Vec<f32> = (0..m).map(|i| values[i % 3]).collect();
+        let finish = Finish {
+            relu: true,
+            ..Finish::NOTHING
+        };
+        let mut out = vec![7.0; m * n];
+        let out_view = MatrixMut::row_major(&mut out, n);
+        packed.product(
+            m,
+            MatrixRef::row_major(&a, 1),
+            finish,
+            out_view,
+            Threads::One,
+        );
+        for (i, row) in out.chunks(n).enumerate() {
+            let as_expected = |&value: &f32| match i % 3 {
+                0 => value.is_nan(),
+                1 => value == 0.0,
+                _ => value == 2.0,
+            };
+            assert!(row.iter().all(as_expected), "[{m}, {n}], row {i}: {row:?}");
+        }
     }
 }
 

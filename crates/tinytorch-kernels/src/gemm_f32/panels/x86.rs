@@ -2,52 +2,50 @@
 //!
 //! AVX-512: 8 rows by 3 vectors, 24 of the 32 registers are sums; AVX2: 6 rows by 2 vectors, 12 of 16. Each row of the
 //! left side has its own pointer, and there are no more of them than general registers.
+//!
+//! A multiply-add takes 4 cycles, so fewer than 4 (or 8) independent sums leave the CPU idle. A panel one line wide therefore
+//! sums each element in `CHAINS` parts, every so many steps to one part, whatever the number of rows is.
 
 use std::arch::x86_64::*;
 
-use super::{Accumulate, Finish, Line, Rows, Task, finished};
+use super::{Accumulate, Finish, Left, Line, Task};
 
 /// Defines `run` for one instruction set.
 macro_rules! panels {
     (
-        $module:ident, $features:literal, lanes: $lanes:literal, lines: $lines:literal, rows: $rows:literal,
-        $vector:ty, $zero:ident, $set:ident, $load:ident, $fma:ident, $store:ident
+        $module:ident, $features:literal, lanes: $lanes:literal, lines: $lines:literal,
+        rows: [$($rows:literal)*], narrow: [$($narrow_rows:literal)*] in $chains:literal chains,
+        $vector:ty, $zero:ident, $set:ident, $load:ident, $fma:ident, $add:ident, $max:ident, $store:ident
     ) => {
         pub(super) mod $module {
             use super::*;
 
-            /// Lines of a whole panel.
+            /// Lines of a whole panel, at most.
             pub const LINES: usize = $lines;
             /// Vectors of a line.
             const PER_LINE: usize = Line::LEN / $lanes;
             /// Panels that a single row reads side by side: more streams keep more cache lines on their way.
             const STREAMS: usize = 4;
+            /// Parts of a sum in a panel one line wide, when whole panels are wider.
+            const CHAINS: usize = $chains;
+            /// Rows of a tile, and of one that is one line wide.
+            const ROWS: [usize; 2] = [[$($rows),*].len(), [$($narrow_rows),*].len()];
+
+            /// The sums of some rows and lines.
+            type Sums<const ROWS: usize, const WIDE: usize> = [[[$vector; PER_LINE]; WIDE]; ROWS];
 
             #[target_feature(enable = $features)]
-            pub fn run(mut task: Task<'_>) {
+            pub fn run<'a, L: Left<'a>>(mut task: Task<'a, L>) {
                 let (rows, columns) = (task.out.rows(), task.out.columns());
-                let width = LINES * Line::LEN;
-                // One row: a quarter of the whole panels in each stream.
-                let quarter = if rows == 1 {
-                    columns / width / STREAMS
-                } else {
-                    0
-                };
-                for stripe in 0..quarter {
-                    let starts: [usize; STREAMS] =
-                        std::array::from_fn(|stream| (stream * quarter + stripe) * width);
-                    let panels =
-                        starts.map(|column| task.panel(task.first_column + column, LINES).0);
-                    let row = task.rows.row(task.first_row);
-                    let sums = one_row(row, panels);
-                    for (sums, column) in sums.into_iter().zip(starts) {
-                        write(&[sums], 0, column, &mut task);
-                    }
+                let width = task.panels.width();
+                let mut done = 0;
+                if rows == 1 && task.panels.wide > 1 {
+                    done = one_row(&mut task);
                 }
-                // Divided evenly: 9 rows are 5 and 4, not 8 and 1, which would read the panel for one row alone.
-                let tiles = rows.div_ceil($rows);
-                for column in (quarter * STREAMS * width..columns).step_by(width) {
-                    let (panel, wide) = task.panel(task.first_column + column, LINES);
+                for column in (done..columns).step_by(width) {
+                    let (panel, wide) = task.panels.at(task.first_column + column);
+                    // Divided evenly: 9 rows are 5 and 4, not 8 and 1, which would read the panel for one row alone.
+                    let tiles = rows.div_ceil(ROWS[usize::from(wide == 1)]);
                     for tile in 0..tiles {
                         let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
                         tile_of(end - start, wide, panel, start, column, &mut task);
@@ -56,89 +54,141 @@ macro_rules! panels {
             }
 
             #[target_feature(enable = $features)]
-            fn tile_of(
+            fn tile_of<'a, L: Left<'a>>(
                 rows: usize,
                 wide: usize,
                 panel: &[Line],
                 row: usize,
                 column: usize,
-                task: &mut Task<'_>,
+                task: &mut Task<'a, L>,
             ) {
                 match (rows, wide) {
-                    (1, LINES) => tile::<1, LINES>(panel, row, column, task),
-                    (2, LINES) => tile::<2, LINES>(panel, row, column, task),
-                    (3, LINES) => tile::<3, LINES>(panel, row, column, task),
-                    (4, LINES) => tile::<4, LINES>(panel, row, column, task),
-                    (5, LINES) => tile::<5, LINES>(panel, row, column, task),
-                    (6, LINES) => tile::<6, LINES>(panel, row, column, task),
-                    (7, LINES) => tile::<7, LINES>(panel, row, column, task),
-                    (8, LINES) => tile::<8, LINES>(panel, row, column, task),
-                    // A narrower panel is the last one only; its rows are taken one or two at a time.
-                    _ => {
-                        let mut done = 0;
-                        while done < rows {
-                            let at = row + done;
-                            done += match (rows - done, wide) {
-                                (4.., 2) => (tile::<4, 2>(panel, at, column, task), 4).1,
-                                (4.., _) => (tile::<4, 1>(panel, at, column, task), 4).1,
-                                (_, 2) => (tile::<1, 2>(panel, at, column, task), 1).1,
-                                (_, _) => (tile::<1, 1>(panel, at, column, task), 1).1,
-                            };
-                        }
-                    }
+                    $(($narrow_rows, 1) => tile::<L, $narrow_rows, 1, CHAINS>(panel, row, column, task),)*
+                    $(($rows, 2) if LINES > 1 => tile::<L, $rows, 2, 1>(panel, row, column, task),)*
+                    $(($rows, 3) if LINES > 1 => tile::<L, $rows, 3, 1>(panel, row, column, task),)*
+                    _ => unreachable!("a tile of {rows} rows and {wide} lines"),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tile<const ROWS: usize, const WIDE: usize>(
+            fn tile<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize, const CHAINS: usize>(
                 panel: &[Line],
                 row: usize,
                 column: usize,
-                task: &mut Task<'_>,
+                task: &mut Task<'a, L>,
             ) {
-                let Rows { k, .. } = task.rows;
-                let rows: [&[f32]; ROWS] =
-                    std::array::from_fn(|i| task.rows.row(task.first_row + row + i));
+                let left = task.left;
+                let k = left.k();
+                let rows: [&[f32]; ROWS] = std::array::from_fn(|i| task.row(row + i));
                 let (panel, _) = panel.as_chunks::<WIDE>();
-                assert!(panel.len() == k && rows.iter().all(|row| row.len() == k));
-                let mut sums = [[[$zero(); PER_LINE]; WIDE]; ROWS];
-                for (p, lines) in panel.iter().enumerate() {
-                    let weights: [[$vector; PER_LINE]; WIDE] = load(lines);
-                    for (sums, row) in sums.iter_mut().zip(&rows) {
-                        // SAFETY: `p < k`, the length of every row, as asserted.
-                        let value = $set(unsafe { *row.get_unchecked(p) });
-                        for (sums, weights) in sums.iter_mut().zip(&weights) {
-                            for (sum, &weights) in sums.iter_mut().zip(weights) {
-                                *sum = $fma(value, weights, *sum);
-                            }
-                        }
+                assert!(panel.len() == k);
+                let mut sums = [[[[$zero(); PER_LINE]; WIDE]; ROWS]; CHAINS];
+                let (groups, rest) = panel.as_chunks::<CHAINS>();
+                for (group, lines) in groups.iter().enumerate() {
+                    for (chain, (sums, lines)) in sums.iter_mut().zip(lines).enumerate() {
+                        step(left, &rows, group * CHAINS + chain, lines, sums);
                     }
                 }
-                write(&sums, row, column, task);
+                for (chain, sums) in sums.iter_mut().enumerate() {
+                    if let Some(lines) = rest.get(chain) {
+                        step(left, &rows, groups.len() * CHAINS + chain, lines, sums);
+                    }
+                }
+                let mut apart = CHAINS / 2;
+                while apart > 0 {
+                    for chain in 0..apart {
+                        sums[chain] = added(&sums[chain], &sums[chain + apart]);
+                    }
+                    apart /= 2;
+                }
+                write(&sums[0], row, column, task);
             }
 
-            /// One row times a whole panel of each stream.
+            /// Adds the products of element `p` of each row, of which there are `k`.
             #[target_feature(enable = $features)]
-            fn one_row(
-                row: &[f32],
-                panels: [&[Line]; STREAMS],
-            ) -> [[[$vector; PER_LINE]; LINES]; STREAMS] {
-                let panels = panels.map(|panel| panel.as_chunks::<LINES>().0);
-                assert!(panels.iter().all(|panel| panel.len() == row.len()));
-                let mut sums = [[[$zero(); PER_LINE]; LINES]; STREAMS];
-                for (p, &value) in row.iter().enumerate() {
-                    let value = $set(value);
-                    for (sums, panel) in sums.iter_mut().zip(&panels) {
-                        // SAFETY: `p` is below the length of the row, which is that of every panel, as asserted.
-                        let lines = unsafe { panel.get_unchecked(p) };
-                        for (sums, weights) in sums.iter_mut().zip(load(lines)) {
-                            for (sum, weights) in sums.iter_mut().zip(weights) {
-                                *sum = $fma(value, weights, *sum);
-                            }
+            #[inline]
+            fn step<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize>(
+                left: L,
+                rows: &[&[f32]; ROWS],
+                p: usize,
+                lines: &[Line; WIDE],
+                sums: &mut Sums<ROWS, WIDE>,
+            ) {
+                let at = left.step(p);
+                let weights = load(lines);
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    // SAFETY: `p < k`, as there is a line for each, so by the contract of `Left` this is inside every row.
+                    let value = $set(unsafe { *row.get_unchecked(at) });
+                    for (sums, weights) in sums.iter_mut().zip(&weights) {
+                        for (sum, &weights) in sums.iter_mut().zip(weights) {
+                            *sum = $fma(value, weights, *sum);
                         }
                     }
                 }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn added<const ROWS: usize, const WIDE: usize>(
+                a: &Sums<ROWS, WIDE>,
+                b: &Sums<ROWS, WIDE>,
+            ) -> Sums<ROWS, WIDE> {
+                let mut sums = *a;
+                let flat = sums.as_flattened_mut().as_flattened_mut();
+                for (a, &b) in flat.iter_mut().zip(b.as_flattened().as_flattened()) {
+                    *a = $add(*a, b);
+                }
                 sums
+            }
+
+            /// The whole panels of a single row, several side by side; returns how many columns that is.
+            #[target_feature(enable = $features)]
+            fn one_row<'a, L: Left<'a>>(task: &mut Task<'a, L>) -> usize {
+                let width = task.panels.width();
+                let whole = task.out.columns() / width;
+                let part = whole / STREAMS;
+                for stripe in 0..part {
+                    let starts = std::array::from_fn(|stream| (stream * part + stripe) * width);
+                    match task.panels.wide {
+                        2 => streams::<L, STREAMS, 2>(starts, task),
+                        _ => streams::<L, STREAMS, LINES>(starts, task),
+                    }
+                }
+                let done = part * STREAMS * width;
+                match (whole % STREAMS, task.panels.wide) {
+                    (2, 2) => streams::<L, 2, 2>([done, done + width], task),
+                    (2, _) => streams::<L, 2, LINES>([done, done + width], task),
+                    (3, 2) => streams::<L, 3, 2>([0, 1, 2].map(|i| done + i * width), task),
+                    (3, _) => streams::<L, 3, LINES>([0, 1, 2].map(|i| done + i * width), task),
+                    _ => return done,
+                }
+                whole * width
+            }
+
+            /// One row times the panels that begin at these columns.
+            #[target_feature(enable = $features)]
+            fn streams<'a, L: Left<'a>, const STREAMS: usize, const WIDE: usize>(
+                starts: [usize; STREAMS],
+                task: &mut Task<'a, L>,
+            ) {
+                let left = task.left;
+                let row = [task.row(0)];
+                let panels = starts.map(|column| {
+                    let (panel, _) = task.panels.at(task.first_column + column);
+                    panel.as_chunks::<WIDE>().0
+                });
+                assert!(panels.iter().all(|panel| panel.len() == left.k()));
+                let mut sums = [[[[$zero(); PER_LINE]; WIDE]; 1]; STREAMS];
+                for p in 0..left.k() {
+                    for (sums, panel) in sums.iter_mut().zip(&panels) {
+                        // SAFETY: `p < k`, the length of every panel, as asserted.
+                        let lines = unsafe { panel.get_unchecked(p) };
+                        step(left, &row, p, lines, sums);
+                    }
+                }
+                for (sums, column) in sums.iter().zip(starts) {
+                    write(sums, 0, column, task);
+                }
             }
 
             #[target_feature(enable = $features)]
@@ -146,11 +196,18 @@ macro_rules! panels {
             fn load<const WIDE: usize>(lines: &[Line; WIDE]) -> [[$vector; PER_LINE]; WIDE] {
                 let mut vectors = [[$zero(); PER_LINE]; WIDE];
                 for (vectors, line) in vectors.iter_mut().zip(lines) {
-                    for (part, vector) in vectors.iter_mut().enumerate() {
-                        let start = &line.0[part * $lanes..];
-                        // SAFETY: as many elements as a vector has, at a multiple of its size in an aligned line.
-                        *vector = unsafe { $load(start.as_ptr()) };
-                    }
+                    *vectors = load_line(&line.0);
+                }
+                vectors
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn load_line(line: &[f32; Line::LEN]) -> [$vector; PER_LINE] {
+                let mut vectors = [$zero(); PER_LINE];
+                for (part, vector) in vectors.iter_mut().enumerate() {
+                    // SAFETY: as many elements as a vector has.
+                    *vector = unsafe { $load(line[part * $lanes..].as_ptr()) };
                 }
                 vectors
             }
@@ -158,11 +215,11 @@ macro_rules! panels {
             /// Ends the sums of some rows, whole lines or what is left of the last.
             #[target_feature(enable = $features)]
             #[inline]
-            fn write<const ROWS: usize, const WIDE: usize>(
-                sums: &[[[$vector; PER_LINE]; WIDE]; ROWS],
+            fn write<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize>(
+                sums: &Sums<ROWS, WIDE>,
                 row: usize,
                 column: usize,
-                task: &mut Task<'_>,
+                task: &mut Task<'a, L>,
             ) {
                 let columns = task.out.columns();
                 let Finish {
@@ -170,24 +227,39 @@ macro_rules! panels {
                     relu,
                     accumulate,
                 } = task.finish;
-                let plain = bias.is_empty() && !relu && accumulate == Accumulate::Overwrite;
+                let mut biases = [[$zero(); PER_LINE]; WIDE];
+                if !bias.is_empty() {
+                    for (wide, biases) in biases.iter_mut().enumerate() {
+                        let bias = bias.get(column + wide * Line::LEN..).unwrap_or_default();
+                        *biases = load_line(&begin_of(bias));
+                    }
+                }
                 for (i, sums) in sums.iter().enumerate() {
                     let out =
                         &mut task.out.row(row + i)[column..columns.min(column + WIDE * Line::LEN)];
-                    for (wide, sums) in sums.iter().enumerate() {
-                        let from = wide * Line::LEN;
+                    let mut out = out.chunks_mut(Line::LEN);
+                    for (sums, biases) in sums.iter().zip(&biases) {
+                        let Some(out) = out.next() else { break };
+                        let before = match accumulate {
+                            Accumulate::Add => load_line(&begin_of(out)),
+                            Accumulate::Overwrite => [$zero(); PER_LINE],
+                        };
                         let mut line = Line::ZERO;
-                        for (part, &sum) in sums.iter().enumerate() {
+                        for part in 0..PER_LINE {
+                            let mut value = $add(sums[part], biases[part]);
+                            if accumulate == Accumulate::Add {
+                                value = $add(value, before[part]);
+                            }
+                            if relu {
+                                // Of NaN, and of equals, the instruction returns the second.
+                                value = $max($zero(), value);
+                            }
                             // SAFETY: as many elements as a vector has.
-                            unsafe { $store(line.0[part * $lanes..].as_mut_ptr(), sum) };
+                            unsafe { $store(line.0[part * $lanes..].as_mut_ptr(), value) };
                         }
-                        if plain && let Some(out) = out[from..].first_chunk_mut::<{ Line::LEN }>() {
-                            *out = line.0;
-                            continue;
-                        }
-                        for (j, (out, &sum)) in out[from..].iter_mut().zip(&line.0).enumerate() {
-                            let bias = bias.get(column + from + j).copied().unwrap_or(0.0);
-                            *out = finished(sum, bias, *out, task.finish);
+                        match out.first_chunk_mut() {
+                            Some(out) => *out = line.0,
+                            None => out.copy_from_slice(&line.0[..out.len()]),
                         }
                     }
                 }
@@ -197,19 +269,38 @@ macro_rules! panels {
 }
 
 panels!(
-    avx512, "avx512f,avx512bw,avx512dq,avx512vl,fma", lanes: 16, lines: 3, rows: 8,
-    __m512, _mm512_setzero_ps, _mm512_set1_ps, _mm512_load_ps, _mm512_fmadd_ps, _mm512_storeu_ps
+    avx512, "avx512f,avx512bw,avx512dq,avx512vl,fma", lanes: 16, lines: 3,
+    rows: [1 2 3 4 5 6 7 8], narrow: [1 2 3 4 5 6] in 4 chains,
+    __m512, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_max_ps,
+    _mm512_storeu_ps
 );
 panels!(
-    avx2, "avx2,fma", lanes: 8, lines: 1, rows: 6,
-    __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_load_ps, _mm256_fmadd_ps, _mm256_storeu_ps
+    avx2, "avx2,fma", lanes: 8, lines: 1, rows: [1], narrow: [1 2 3 4 5 6] in 1 chains,
+    __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_max_ps,
+    _mm256_storeu_ps
 );
 
-/// Writes the columns of a block to every `step`th line.
+/// The first elements of a slice, zeros after them if there are fewer than a line holds.
+#[inline(always)]
+fn begin_of(values: &[f32]) -> [f32; Line::LEN] {
+    match values.first_chunk() {
+        Some(line) => *line,
+        None => {
+            let mut line = [0.0; Line::LEN];
+            line[..values.len()].copy_from_slice(values);
+            line
+        }
+    }
+}
+
+/// Writes column `i` of a block to `into[i]`.
 ///
 /// Pairs, then pairs of pairs, within the quarters of the registers; then the quarters themselves.
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose(block: [&[f32; Line::LEN]; Line::LEN], lines: &mut [Line], step: usize) {
+pub(super) fn transpose(
+    block: [&[f32; Line::LEN]; Line::LEN],
+    into: [&mut [f32; Line::LEN]; Line::LEN],
+) {
     // SAFETY: 16 elements each.
     let rows = block.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) });
     let mut pairs = [_mm512_setzero_pd(); 16];
@@ -239,9 +330,8 @@ pub(super) fn transpose(block: [&[f32; Line::LEN]; Line::LEN], lines: &mut [Line
             _mm512_shuffle_f32x4::<0b11_01_11_01>(high, high_after),
         ];
         for (q, column) in columns.into_iter().enumerate() {
-            let line = &mut lines[(c + 4 * q) * step];
-            // SAFETY: a line has 16 elements.
-            unsafe { _mm512_storeu_ps(line.0.as_mut_ptr(), column) };
+            // SAFETY: 16 elements.
+            unsafe { _mm512_storeu_ps(into[c + 4 * q].as_mut_ptr(), column) };
         }
     }
 }

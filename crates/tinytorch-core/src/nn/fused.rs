@@ -1,0 +1,218 @@
+//! Layers that run as one without a tape.
+//!
+//! Between them the values stay in two buffers of the thread instead of becoming tensors, and a ReLU is applied where the sums
+//! of the layer before it end. Every element is computed as the layers by themselves compute it: the same bits.
+
+use std::cell::RefCell;
+use std::mem;
+use std::sync::Arc;
+
+use tinytorch_kernels::{Accumulate, Finish, MatrixMut, MatrixRef, PackedF32, Threads};
+
+use super::{Dropout, Layer, Linear, Relu};
+use crate::error::Result;
+use crate::ops::{array_of, slice, standard};
+use crate::recycle;
+use crate::tensor::{Tensor, Values};
+
+/// A linear layer, its weight packed, and the ReLU behind it.
+pub(super) struct Dense {
+    pub packed: Arc<PackedF32>,
+    pub bias: Option<Values>,
+    pub relu: bool,
+}
+
+impl Dense {
+    fn run(&self, rows: usize, x: &[f32], out: &mut [f32]) {
+        let finish = Finish {
+            bias: self.bias.as_ref().map_or(&[], |bias| slice(bias)),
+            relu: self.relu,
+            accumulate: Accumulate::Overwrite,
+        };
+        let x = MatrixRef::row_major(x, self.packed.k());
+        let out = MatrixMut::row_major(out, self.packed.n());
+        self.packed.product(rows, x, finish, out, Threads::Auto);
+    }
+}
+
+/// Runs layers one after the other, those that can as one. Nothing is recorded.
+pub(super) fn forward(layers: &[&dyn Layer], x: &Tensor) -> Result<Tensor> {
+    let mut x = x.clone();
+    let mut rest = layers;
+    while let Some((layer, after)) = rest.split_first() {
+        let (steps, taken) = linear_layers(rest, &x);
+        if steps.is_empty() {
+            x = layer.forward(&x)?;
+            rest = after;
+        } else {
+            x = rows(&steps, &x);
+            rest = &rest[taken..];
+        }
+    }
+    Ok(x)
+}
+
+/// The linear layers that a sequence begins with, as far as they fit, and how many layers of the sequence that is.
+fn linear_layers(layers: &[&dyn Layer], x: &Tensor) -> (Vec<Dense>, usize) {
+    let mut steps: Vec<Dense> = Vec::new();
+    let mut features = x.shape().last().copied();
+    let mut taken = 0;
+    for layer in layers {
+        let layer = layer.as_any();
+        if let Some(linear) = layer.downcast_ref::<Linear>()
+            && Some(linear.in_features()) == features
+        {
+            steps.push(linear.dense());
+            features = Some(linear.out_features());
+        } else if layer.is::<Relu>()
+            && let Some(last) = steps.last_mut()
+        {
+            last.relu = true;
+        } else if steps.is_empty() || !is_identity(layer) {
+            break;
+        }
+        taken += 1;
+    }
+    (steps, taken)
+}
+
+/// Whether a layer changes nothing, as dropout when a model is evaluated.
+fn is_identity(layer: &dyn std::any::Any) -> bool {
+    let dropout = layer.downcast_ref::<Dropout>();
+    dropout.is_some_and(|dropout| dropout.own_training() == Some(false))
+}
+
+thread_local! {
+    /// What passes between layers.
+    static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// Elements that each buffer keeps between calls: 16 MiB.
+const KEPT: usize = 4 << 20;
+
+/// Lends the two buffers of this thread. Taken, not borrowed: whoever asks meanwhile gets new ones.
+fn with_buffers<R>(body: impl FnOnce(&mut Vec<f32>, &mut Vec<f32>) -> R) -> R {
+    let mut buffers = BUFFERS.take();
+    let [first, second] = &mut buffers;
+    let result = body(first, second);
+    for buffer in &mut buffers {
+        if buffer.capacity() > KEPT {
+            *buffer = Vec::new();
+        }
+    }
+    BUFFERS.set(buffers);
+    result
+}
+
+/// Makes room for `len` elements; what they hold does not matter.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Runs linear layers, at least one, that fit one another and `x`, `[.., in]`.
+pub(super) fn rows(steps: &[Dense], x: &Tensor) -> Tensor {
+    let (last, before) = steps.split_last().expect("at least one layer");
+    let leading = &x.shape()[..x.rank() - 1];
+    let rows: usize = leading.iter().product();
+    let shape: Vec<usize> = leading.iter().copied().chain([last.packed.n()]).collect();
+    let x = standard(&x.array());
+    let x = slice(&x);
+    let mut out = recycle::anything(rows * last.packed.n());
+    match before.split_first() {
+        None => last.run(rows, x, &mut out),
+        Some((first, between)) => with_buffers(|from, to| {
+            first.run(rows, x, room(from, rows * first.packed.n()));
+            for step in between {
+                step.run(rows, from, room(to, rows * step.packed.n()));
+                mem::swap(from, to);
+            }
+            last.run(rows, from, &mut out);
+        }),
+    }
+    Tensor::from_array(array_of(out, &shape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Sequential, Tanh};
+    use crate::tape::no_grad;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    fn bits(tensor: &Tensor) -> Vec<u32> {
+        tensor.to_vec().into_iter().map(f32::to_bits).collect()
+    }
+
+    /// Layer by layer, each by itself.
+    fn one_by_one(layers: &Sequential, x: &Tensor) -> Result<Tensor> {
+        let mut layers = layers.shared().iter();
+        layers.try_fold(x.clone(), |x, (_, layer)| layer.forward(&x))
+    }
+
+    fn mlp(rng: &mut ChaCha8Rng) -> Sequential {
+        let inner = Sequential::new().with(Linear::new(33, 20, rng)).with(Relu);
+        Sequential::new()
+            .with(Linear::new(7, 50, rng))
+            .with(Relu)
+            .with(Dropout::new(0.5, rng).expect("a probability"))
+            .with(Linear::without_bias(50, 33, rng))
+            .with(Tanh)
+            .with(inner)
+            .with(Linear::new(20, 3, rng))
+    }
+
+    #[test]
+    fn linear_layers_run_as_one_give_the_bits_of_each_by_itself() -> Result<()> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(1);
+        let model = mlp(rng);
+        model.set_training(false);
+        for shape in [&[1, 7][..], &[19, 7], &[2, 3, 7], &[7], &[0, 7]] {
+            let x = Tensor::randn(shape, rng);
+            let (fused, apart) = no_grad(|| (model.forward(&x), one_by_one(&model, &x)));
+            let (fused, apart) = (fused?, apart?);
+            assert_eq!(fused.shape(), apart.shape());
+            assert_eq!(bits(&fused), bits(&apart), "{shape:?}");
+            // With a tape the sums are ordered otherwise: of k products of at most |x| |w| each, 1/√k · 5 here, and
+            // as many roundings, through three layers that do not enlarge a difference.
+            let with_tape = model.forward(&x)?;
+            for (a, b) in fused.to_vec().into_iter().zip(with_tape.to_vec()) {
+                assert!((a - b).abs() <= 3.0 * 50.0 * 5.0 * f32::EPSILON, "{a} {b}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_change_of_a_weight_or_bias_is_seen_by_the_next_call() -> Result<()> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(2);
+        let (model, x) = (mlp(rng), Tensor::randn(&[2, 7], rng));
+        model.set_training(false);
+        let mut before = bits(&no_grad(|| model.forward(&x))?);
+        for (name, parameter) in model.named_parameters() {
+            parameter.update(|mut values| values += 0.5);
+            let now = bits(&no_grad(|| model.forward(&x))?);
+            assert_ne!(now, before, "{name}");
+            assert_eq!(now, bits(&no_grad(|| one_by_one(&model, &x))?));
+            before = now;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_that_does_not_fit_reports_the_shapes_it_meets() {
+        let rng = &mut ChaCha8Rng::seed_from_u64(3);
+        let model = Sequential::new()
+            .with(Linear::new(4, 5, rng))
+            .with(Relu)
+            .with(Linear::new(6, 2, rng));
+        let error = no_grad(|| model.forward(&Tensor::zeros(&[3, 4]))).expect_err("5 is not 6");
+        assert_eq!(
+            error.to_string(),
+            "shape mismatch in linear: [3, 5] · [6, 2]"
+        );
+    }
+}
