@@ -8,9 +8,9 @@
 
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
-    PackedBf16, PackedConv2d, PackedF32, PackedInt4, PackedWeights, Quantize, Requantize, Scale,
-    Threads, dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, min_max,
-    quantize_f32_i8, quantize_f32_u8,
+    PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, PoolWindow,
+    Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8,
+    kernels, max_pool2d_f32, min_max, quantize_f32_i8, quantize_f32_u8, transpose_f32,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -250,6 +250,52 @@ fn real_products_with_packed_weights_stay_inside_their_slices() {
                 packed.product(m, a, finish, out, Threads::One);
             }
             assert_eq!(c.slice()[m * n - 1], 2.0 * (k as f32 * 0.5 + 1.0));
+        }
+    }
+}
+
+#[test]
+fn real_convolutions_stay_inside_their_slices() {
+    let images = Images {
+        batch: 2,
+        height: 5,
+        width: 6,
+    };
+    for side in SIDES {
+        // Also without padding, where the images are read in place.
+        for (channels, groups, padding) in [(1, 1, 1), (3, 1, 0), (8, 8, 1), (16, 16, 0), (6, 2, 0)]
+        {
+            let shape = Conv2dShape {
+                in_channels: channels,
+                out_channels: channels * 3 / if groups == channels { 3 } else { 1 },
+                kernel: [3, 3],
+                stride: [1, 2],
+                padding: [padding; 2],
+                groups,
+            };
+            let output = shape.output_size([5, 6]).expect("it fits");
+            let weights = Guarded::new(&vec![0.5; shape.out_channels * shape.taps()], side);
+            let packed = PackedConv2dF32::new(shape, weights.slice());
+            let input = Guarded::new(&vec![1.0; 2 * 5 * 6 * channels], side);
+            let bias = Guarded::new(&vec![1.0; shape.out_channels], side);
+            let finish = Finish {
+                bias: bias.slice(),
+                relu: true,
+                accumulate: Accumulate::Overwrite,
+            };
+            let pixels = 2 * output[0] * output[1];
+            let mut out = Guarded::new(&vec![0.0; pixels * shape.out_channels], side);
+            packed.run(images, input.slice(), finish, out.slice_mut(), Threads::One);
+            let whole = shape.taps() as f32 * 0.5 + 1.0;
+            assert!(out.slice().contains(&whole), "{shape:?}");
+            let window = PoolWindow {
+                kernel: [2, 2],
+                stride: [2, 2],
+            };
+            let mut pooled = Guarded::new(&vec![0.0; 2 * 2 * 3 * channels], side);
+            max_pool2d_f32(window, images, channels, input.slice(), pooled.slice_mut());
+            let mut turned = Guarded::new(input.slice(), side);
+            transpose_f32(2 * channels, 30, input.slice(), turned.slice_mut());
         }
     }
 }

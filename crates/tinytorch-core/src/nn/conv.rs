@@ -1,12 +1,17 @@
 //! The convolutional layer.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use rand::Rng;
 
-use super::{Layer, initial, weight_and_bias};
+use tinytorch_kernels::{Conv2dShape, PackedConv2dF32};
+
+use super::derived::Derived;
+use super::{Layer, fused, initial, weight_and_bias};
 use crate::error::{Error, Result};
 use crate::ops::conv::Conv2dOptions;
+use crate::tape::is_recording;
 use crate::tensor::Tensor;
 
 /// How a [`Conv2d`] is made. Pairs are `[height, width]`.
@@ -74,11 +79,17 @@ impl Conv2dConfig {
 /// | `weight` | `[out, in / groups, kernel height, kernel width]` |
 /// | `bias`   | `[out]`                                           |
 /// | `y`      | `[batch, out, out height, out width]`             |
+///
+/// Under [`no_grad`](crate::no_grad) the layer computes by another kernel, with a copy of its weight in the order in which that reads it. The
+/// copy is made by the first such call after each change of the weight, and takes as much memory again. An image's result
+/// then depends neither on the rest of the batch nor on threads; it can differ in the last bits from what is computed with a
+/// tape, which sums in another order.
 #[derive(Debug)]
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     options: Conv2dOptions,
+    packed: Derived<PackedConv2dF32>,
 }
 
 impl Conv2d {
@@ -117,6 +128,7 @@ impl Conv2d {
             weight,
             bias,
             options,
+            packed: Derived::default(),
         })
     }
 
@@ -154,6 +166,7 @@ impl Conv2d {
             weight,
             bias,
             options,
+            packed: Derived::default(),
         })
     }
 
@@ -191,11 +204,22 @@ impl Conv2d {
     pub fn kernel(&self) -> [usize; 2] {
         [self.weight.shape()[2], self.weight.shape()[3]]
     }
+
+    /// The weight, packed. The shape is this layer's own.
+    pub(super) fn packed(&self, shape: Conv2dShape) -> Arc<PackedConv2dF32> {
+        let pack = |weight: &[f32]| PackedConv2dF32::new(shape, weight);
+        self.packed.get(&self.weight, pack)
+    }
 }
 
 impl Layer for Conv2d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.conv2d(&self.weight, self.bias.as_ref(), self.options)
+        // A tape needs the operation, and an error its message.
+        let without_tape = (!is_recording()).then(|| fused::convolution(self, x));
+        match without_tape.flatten() {
+            Some(y) => Ok(y),
+            None => x.conv2d(&self.weight, self.bias.as_ref(), self.options),
+        }
     }
 
     fn kind(&self) -> &'static str {

@@ -11,18 +11,14 @@ fn definition(
     finish: Finish<'_>,
     before: &[f32],
 ) -> Vec<f64> {
-    let Images {
-        batch,
-        height,
-        width,
-    } = images;
+    let Images { height, width, .. } = images;
     let [out_height, out_width] = shape.output_size([height, width]).expect("it fits");
     let (inputs, outputs) = (
         shape.in_channels / shape.groups,
         shape.out_channels / shape.groups,
     );
     let mut out = vec![];
-    for index in 0..batch * out_height * out_width * shape.out_channels {
+    for (index, &before) in before.iter().enumerate() {
         let (pixel, o) = (index / shape.out_channels, index % shape.out_channels);
         let (x, y, b) = (
             pixel % out_width,
@@ -46,7 +42,7 @@ fn definition(
             }
         }
         if finish.accumulate == Accumulate::Add {
-            sum += f64::from(before[index]);
+            sum += f64::from(before);
         }
         out.push(if finish.relu { sum.max(0.0) } else { sum });
     }

@@ -146,7 +146,7 @@ pub(super) fn wide(vectors: Vectors, n: usize) -> usize {
     let lines = n.div_ceil(Line::LEN);
     match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) if lines <= 8 && lines % 2 == 0 && lines % 3 != 0 => 2,
+        Vectors::Avx512(_) if matches!(lines, 2 | 4 | 8) => 2,
         #[cfg(target_arch = "x86_64")]
         Vectors::Avx512(_) => x86::avx512::LINES,
         #[cfg(target_arch = "x86_64")]
