@@ -17,6 +17,7 @@ pub mod packed;
 mod portable;
 pub mod scalar;
 mod select;
+mod static_linear;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +31,7 @@ use std::fmt::Debug;
 pub use ending::{Requantize, Scale};
 pub use packed::PackedWeights;
 pub use select::{KERNEL_VARIABLE, UnknownKernel, best, chosen, kernels};
+pub use static_linear::StaticLinear;
 
 use activations::Activations;
 use ending::Ending;

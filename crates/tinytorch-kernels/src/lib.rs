@@ -32,7 +32,7 @@ pub use gemm_bf16::{
 pub use gemm_f32::packed::{Finish, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_i4::PackedInt4;
-pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, best, kernels};
+pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, StaticLinear, best, kernels};
 pub use images_f32::{PoolWindow, max_pool2d_f32, transpose_f32};
 pub use pool_i8::{Pool2dShape, max_pool_i8};
 

@@ -8,9 +8,10 @@
 
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
-    PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, PoolWindow,
-    Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8,
-    kernels, max_pool2d_f32, min_max, quantize_f32_i8, quantize_f32_u8, transpose_f32,
+    PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, Pool2dShape,
+    PoolWindow, Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_bf16, gemm_f32,
+    gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32, min_max, quantize_f32_i8,
+    quantize_f32_u8, transpose_f32,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -161,6 +162,20 @@ fn convolutions_stay_inside_their_slices() {
                 let input = Guarded::new(&codes(2 * 5 * 6 * channels), side);
                 let mut out = Guarded::new(&vec![0; 2 * 5 * 3 * shape.out_channels], side);
                 packed.product(images, input.slice(), -3, out.slice_mut());
+                let ending = Requantize {
+                    bias: &[],
+                    multipliers: &vec![0.01; shape.out_channels],
+                    zero_point: 1,
+                    min: -128,
+                    max: 127,
+                };
+                // 5 x 3 places become 2 x 1.
+                let mut pooled = Guarded::new(&vec![0; 2 * 2 * shape.out_channels], side);
+                let out = pooled.slice_mut();
+                packed.requantized_pooled(images, input.slice(), -3, &ending, out);
+                let mut pooled = Guarded::new(&vec![0; 2 * 2 * 3 * channels], side);
+                let shape = Pool2dShape::square(2);
+                max_pool_i8(input.slice(), images, channels, shape, pooled.slice_mut());
             }
         }
     }

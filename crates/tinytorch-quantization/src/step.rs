@@ -11,7 +11,7 @@ use crate::framework::{Conv2dOptions, Pool2dOptions};
 use crate::graph::{Node, bytes, layers};
 use crate::join::{QAdd, QConcat};
 use crate::kernels::gemm_i8::chosen;
-use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize};
+use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize, StaticLinear};
 use crate::linear::QLinear;
 use crate::narrow_step::NarrowStep;
 use crate::pool::ImageSize;
@@ -148,7 +148,8 @@ pub(crate) struct Ending {
     bias: Box<[i32]>,
     /// The parameters of the weights, without their zeros.
     scales: Scales,
-    /// One for each output: computed once, for a single row of a small layer they would take longer than the product.
+    /// One for each output: computed once, for a single row of a small layer they would take longer than the product. Empty where
+    /// the packed layer holds them.
     multipliers: Box<[f32]>,
     weight_codes: CodeRange,
     pub input: QParams,
@@ -223,7 +224,7 @@ impl Ending {
 /// A [`QLinear`] with its weights packed.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedLinear {
-    packed: PackedWeights,
+    packed: StaticLinear,
     pub ending: Ending,
     /// With `Some(channels)` the inputs come channels last, and the columns of the weight are in that order.
     channels: Option<usize>,
@@ -234,7 +235,7 @@ impl PackedLinear {
     /// last.
     pub fn new(layer: &QLinear, channels: Option<usize>) -> Result<Self> {
         let (n, k) = (layer.weight().shape()[0], layer.weight().shape()[1]);
-        let ending = Ending::new(
+        let mut ending = Ending::new(
             layer.weight(),
             layer.bias(),
             layer.input(),
@@ -246,6 +247,9 @@ impl PackedLinear {
             Some(c) => pack(n, k, &crate::qlayer::channels_last(codes, [n, c, k / c]))?,
             None => pack(n, k, codes)?,
         };
+        let zero_point = ending.input.zero_point;
+        let packed = StaticLinear::new(packed, zero_point, &ending.requantize());
+        ending.multipliers = Box::default();
         Ok(Self {
             packed,
             ending,
@@ -255,8 +259,8 @@ impl PackedLinear {
 
     /// The layer by its definition.
     pub fn unpack(&self) -> Result<QLinear> {
-        let (n, k) = (self.packed.n(), self.packed.k());
-        let mut codes = self.packed.unpack();
+        let (k, n) = self.sizes();
+        let mut codes = self.packed.weights().unpack();
         if let Some(c) = self.channels {
             codes = crate::qlayer::channels_first(&codes, [n, c, k / c]);
         }
@@ -274,17 +278,15 @@ impl PackedLinear {
 
     /// `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, rows: usize, codes: &[i8]) -> Vec<i8> {
-        let mut result = vec![0; rows * self.packed.n()];
-        let zero_point = self.ending.input.zero_point;
-        let ending = self.ending.requantize();
-        self.packed
-            .requantized(rows, codes, zero_point, &ending, &mut result);
+        let mut result = vec![0; rows * self.sizes().1];
+        self.packed.forward(rows, codes, &mut result);
         result
     }
 
     /// How many inputs and outputs there are.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.packed.k(), self.packed.n())
+        let weights = self.packed.weights();
+        (weights.k(), weights.n())
     }
 }
 

@@ -86,7 +86,8 @@ impl Runs {
         self.corners.clear();
         for y in 0..patches.output[0] {
             let first = y * stride[0] * self.row;
-            let step = stride[1] * in_channels;
+            // A stride that wraps has no second window, and is multiplied by 0.
+            let step = stride[1].wrapping_mul(in_channels);
             self.corners
                 .extend((0..patches.output[1]).map(|x| first + x * step));
         }

@@ -214,6 +214,15 @@ fn images_in_several_strips_agree() {
 }
 
 #[test]
+fn a_stride_beyond_the_image_gives_one_place() {
+    let shape = Conv2dShape {
+        stride: [usize::MAX, usize::MAX - 1],
+        ..square(3, 5, 2)
+    };
+    assert_kernels_agree(shape, images(2, 4, 3), &mut Random::new(17));
+}
+
+#[test]
 fn depthwise_agrees_over_channels_strides_and_padding() {
     let random = &mut Random::new(13);
     for channels in [2, 16, 33] {

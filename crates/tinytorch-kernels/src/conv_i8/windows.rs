@@ -7,6 +7,7 @@ use super::Conv2dShape;
 use super::patches::Patches;
 use super::runs::rounded_run;
 use crate::cpu::{Vectors, vectorized};
+use crate::elements;
 use crate::gemm_i8::PackedWeights;
 use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::windows::{Steps, WindowKernel, WindowTask};
@@ -90,9 +91,18 @@ impl<'a> Plan<'a> {
         } = patches.shape;
         let step = if pooled { 2 } else { 1 };
         let [height, width] = patches.output.map(|size| size / step);
-        let row = (patches.images.width + 2 * padding[1]) * in_channels;
+        // The window fits the padded image, so its sizes do not wrap.
+        let [high, wide] = [
+            patches.images.height + 2 * padding[0],
+            patches.images.width + 2 * padding[1],
+        ];
+        assert!(
+            elements([high, wide, in_channels]).is_some(),
+            "a padded image of [{high}, {wide}, {in_channels}] is too large"
+        );
+        let row = wide * in_channels;
         // Rows of the padded image that one more row of the result needs.
-        let rows = step * patches.shape.stride[0];
+        let rows = patches.shape.stride[0].saturating_mul(step);
         let fit = (STRIP_BYTES / row.max(1)).saturating_sub(kernel[0]) / rows;
         let strips = height.div_ceil(fit.max(1));
         // A single image is divided among the threads as well.
@@ -192,7 +202,9 @@ impl<'a> Plan<'a> {
             in_channels,
             ..
         } = self.patches.shape;
-        let (down, right) = (stride[0] * self.row, stride[1] * in_channels);
+        // A stride that wraps has no second window, and is multiplied by 0.
+        let down = stride[0].wrapping_mul(self.row);
+        let right = stride[1].wrapping_mul(in_channels);
         places.clear();
         for y in 0..rows {
             for x in 0..self.width {

@@ -150,7 +150,10 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
     let tile_start = |tile: usize| tile * rows / tiles;
     let tiles_at_once = (BUFFER_BYTES / (K::ROWS * blocks * size_of::<Block>()).max(1)).max(1);
     let buffer_blocks = tiles.min(tiles_at_once) * K::ROWS * blocks;
-    buffers.scratch.resize(k + SLACK, 0);
+    // Never made smaller: growing again would clear it again, in every call of a model with layers of several sizes.
+    if buffers.scratch.len() < k + SLACK {
+        buffers.scratch.resize(k + SLACK, 0);
+    }
     if buffers.blocks.len() < buffer_blocks {
         buffers.blocks.resize(buffer_blocks, Block([0; BLOCK]));
     }

@@ -3,6 +3,11 @@
 //! The images are a copy with padding, whose codes have the kernel's shift already. A window is one place in it: its inputs
 //! are found by the same steps from there, four codes at each, and read only once per tile.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "no kernel of this architecture reads windows")
+)]
+
 use std::fmt::Debug;
 
 use super::ending::Ending;

@@ -71,11 +71,11 @@ fn run(task: WindowTask<'_, '_>) {
     }
 }
 
-/// Calls `tile_of::<windows, VECTORS>` for as many windows as there are places.
+/// Calls `tile_of::<windows, results, VECTORS>` for as many windows as there are places.
 macro_rules! dispatch {
-    ($places:expr, $arguments:tt, $($windows:literal)*) => {
+    ($places:expr, $arguments:tt, $($windows:literal => $results:literal),*) => {
         match $places.len() {
-            $($windows => tile_of::<$windows, VECTORS> $arguments,)*
+            $($windows => tile_of::<$windows, $results, VECTORS> $arguments,)*
             windows => unreachable!("a tile of {windows} windows"),
         }
     };
@@ -88,23 +88,11 @@ fn tile<const VECTORS: usize>(
     panel: Panel<'_>,
     place: Place<'_, '_>,
 ) {
-    dispatch!(places, (view, places, panel, place), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile_of<const WINDOWS: usize, const VECTORS: usize>(
-    view: View<'_>,
-    places: &[usize],
-    panel: Panel<'_>,
-    place: Place<'_, '_>,
-) {
-    fetch_output::<WINDOWS>(&place);
-    let sums = sums::<WINDOWS, VECTORS>(view, places, panel);
-    if panel.width == VECTORS * 16 {
-        finish::<WINDOWS, VECTORS, true>(sums, panel.width, place);
-    } else {
-        finish::<WINDOWS, VECTORS, false>(sums, panel.width, place);
-    }
+    dispatch!(
+        places, (view, places, panel, place),
+        1 => 1, 2 => 2, 3 => 3, 4 => 4, 5 => 5, 6 => 6, 7 => 7, 8 => 8, 9 => 9, 10 => 10, 11 => 11, 12 => 12,
+        13 => 13, 14 => 14
+    );
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -114,57 +102,35 @@ fn pooled_tile<const VECTORS: usize>(
     panel: Panel<'_>,
     place: Place<'_, '_>,
 ) {
-    match places.len() {
-        12 => pooled_tile_of::<12, 3, VECTORS>(view, places, panel, place),
-        8 => pooled_tile_of::<8, 2, VECTORS>(view, places, panel, place),
-        4 => pooled_tile_of::<4, 1, VECTORS>(view, places, panel, place),
-        windows => unreachable!("{windows} windows to pool by four"),
-    }
+    dispatch!(places, (view, places, panel, place), 4 => 1, 8 => 2, 12 => 3);
 }
 
+/// As many results as windows, or of each four windows the largest sums.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pooled_tile_of<const WINDOWS: usize, const POOLED: usize, const VECTORS: usize>(
+fn tile_of<const WINDOWS: usize, const RESULTS: usize, const VECTORS: usize>(
     view: View<'_>,
     places: &[usize],
     panel: Panel<'_>,
     place: Place<'_, '_>,
 ) {
-    const { assert!(WINDOWS == 4 * POOLED) };
-    let sums = sums::<WINDOWS, VECTORS>(view, places, panel);
-    let mut largest = [[_mm512_setzero_si512(); VECTORS]; POOLED];
-    for (largest, four) in largest.iter_mut().zip(sums.chunks_exact(4)) {
-        for (vector, largest) in largest.iter_mut().enumerate() {
-            let above = _mm512_max_epi32(four[0][vector], four[1][vector]);
-            let below = _mm512_max_epi32(four[2][vector], four[3][vector]);
-            *largest = _mm512_max_epi32(above, below);
-        }
-    }
-    if panel.width == VECTORS * 16 {
-        finish::<POOLED, VECTORS, true>(largest, panel.width, place);
-    } else {
-        finish::<POOLED, VECTORS, false>(largest, panel.width, place);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn sums<const WINDOWS: usize, const VECTORS: usize>(
-    view: View<'_>,
-    places: &[usize],
-    Panel {
+    const { assert!(WINDOWS == RESULTS || WINDOWS == 4 * RESULTS) };
+    let Panel {
         weights,
         width,
         groups,
-    }: Panel<'_>,
-) -> [[__m512i; VECTORS]; WINDOWS] {
+    } = panel;
+    fetch_output::<RESULTS>(&place);
     let stride = 4 * width;
     let distances = view.steps.distances();
     assert!(groups == distances.len());
     assert!(groups == 0 || (groups - 1) * stride + VECTORS * 64 <= weights.len());
     let room = view.codes.len().checked_sub(view.steps.reach());
-    assert!(room.is_some_and(|room| places.iter().all(|&place| place <= room)));
     let places: [usize; WINDOWS] = places.try_into().expect("the caller has counted them");
-    let starts = places.map(|place| view.codes[place..].as_ptr());
+    assert!(room.is_some_and(|room| places.iter().all(|&place| place <= room)));
+    let mut starts = [view.codes.as_ptr(); WINDOWS];
+    for (start, place) in starts.iter_mut().zip(places) {
+        *start = start.wrapping_add(place);
+    }
     let mut sums = [[_mm512_setzero_si512(); VECTORS]; WINDOWS];
     for (p, &distance) in distances.iter().enumerate() {
         let mut columns = [_mm512_setzero_si512(); VECTORS];
@@ -178,14 +144,80 @@ fn sums<const WINDOWS: usize, const VECTORS: usize>(
             let ahead = p * stride + vector * 64 + PREFETCH;
             _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(ahead));
         }
-        for (sums, start) in sums.iter_mut().zip(starts) {
+        for (sums, &start) in sums.iter_mut().zip(&starts) {
             // SAFETY: four codes from any distance on are within the steps' reach, and that many codes follow every place.
-            let word = unsafe { start.add(distance).cast::<i32>().read_unaligned() };
-            let word = _mm512_set1_epi32(word);
-            for (sum, &columns) in sums.iter_mut().zip(&columns) {
-                *sum = _mm512_dpbusd_epi32(*sum, word, columns);
-            }
+            unsafe { multiply_add(sums, start, distance, &columns) };
         }
     }
-    sums
+    let mut results = [[_mm512_setzero_si512(); VECTORS]; RESULTS];
+    for (i, results) in results.iter_mut().enumerate() {
+        for (vector, result) in results.iter_mut().enumerate() {
+            *result = if WINDOWS == RESULTS {
+                sums[i][vector]
+            } else {
+                let above = _mm512_max_epi32(sums[4 * i][vector], sums[4 * i + 1][vector]);
+                let below = _mm512_max_epi32(sums[4 * i + 2][vector], sums[4 * i + 3][vector]);
+                _mm512_max_epi32(above, below)
+            };
+        }
+    }
+    if width == VECTORS * 16 {
+        finish::<RESULTS, VECTORS, true>(results, width, place);
+    } else {
+        finish::<RESULTS, VECTORS, false>(results, width, place);
+    }
+}
+
+/// Multiplies the four codes at `start + distance` with `columns` and adds to `sums`, of one window.
+///
+/// Written in assembly for the order of the instructions: left to itself, the compiler reads the codes of all windows before it
+/// multiplies, for which there are too few registers, and moves sums to memory and back in the innermost loop.
+///
+/// # Safety
+///
+/// Four codes must be readable there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn multiply_add<const VECTORS: usize>(
+    sums: &mut [__m512i; VECTORS],
+    start: *const i8,
+    distance: usize,
+    columns: &[__m512i; VECTORS],
+) {
+    const { assert!(VECTORS == 1 || VECTORS == 2) };
+    let last = VECTORS - 1;
+    // Named, so that the register is a whole one.
+    let _word: __m512i;
+    if VECTORS == 1 {
+        // SAFETY: reads the four bytes of the caller's promise, and changes nothing but its outputs.
+        unsafe {
+            std::arch::asm!(
+                "vpbroadcastd {word}, dword ptr [{start} + {distance}]",
+                "vpdpbusd {sum}, {word}, {column}",
+                word = out(zmm_reg) _word,
+                start = in(reg) start,
+                distance = in(reg) distance,
+                sum = inout(zmm_reg) sums[0],
+                column = in(zmm_reg) columns[0],
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+    } else {
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!(
+                "vpbroadcastd {word}, dword ptr [{start} + {distance}]",
+                "vpdpbusd {left}, {word}, {left_column}",
+                "vpdpbusd {right}, {word}, {right_column}",
+                word = out(zmm_reg) _word,
+                start = in(reg) start,
+                distance = in(reg) distance,
+                left = inout(zmm_reg) sums[0],
+                right = inout(zmm_reg) sums[last],
+                left_column = in(zmm_reg) columns[0],
+                right_column = in(zmm_reg) columns[last],
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+    }
 }
