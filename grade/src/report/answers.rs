@@ -19,7 +19,7 @@ use tito::snapshot::hash;
 use super::csv::{Table, Writer};
 use super::{escape, points};
 use crate::clean;
-use crate::model::{Plan, Submission};
+use crate::model::{Origin, Plan, Submission};
 
 /// What the answers are worth: `rubric.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -165,7 +165,7 @@ pub fn sheet(plan: &Plan, submissions: &[&Submission], question: &Question, blin
         let sheet = submission.answers.as_deref().unwrap_or_default();
         let mut answer = answer(sheet, question.number);
         if answer.is_empty() {
-            text += "(no answer)\n";
+            let _ = writeln!(text, "({})", nothing(submission));
             continue;
         }
         if blind {
@@ -177,6 +177,14 @@ pub fn sheet(plan: &Plan, submissions: &[&Submission], question: &Question, blin
         }
     }
     text
+}
+
+/// Why there is no answer.
+fn nothing(submission: &Submission) -> &'static str {
+    match submission.answers {
+        Some(_) => "no answer",
+        None => "no QUESTIONS.md was handed in",
+    }
 }
 
 /// Neither by name nor by number: an order of its own for every question, the same in every run.
@@ -194,22 +202,73 @@ fn anonymous(answer: &str, submission: &Submission) -> String {
     names.extend(submission.email.clone());
     names.extend(submission.student_number.clone());
     names.extend(submission.group.iter().cloned());
-    names.extend(submission.name.split_whitespace().map(str::to_owned));
+    let all = submission.group.iter().chain([&submission.name]);
+    let parts: Vec<&str> = all
+        .flat_map(|name| name.split(|letter: char| letter.is_whitespace() || letter == ','))
+        .filter(|part| !part.is_empty())
+        .collect();
+    // `Doe, Jane` calls herself Jane Doe.
+    names.push(parts.iter().rev().copied().collect::<Vec<_>>().join(" "));
+    names.extend(parts.iter().map(|part| (*part).to_owned()));
+    names.sort_by_key(|name| std::cmp::Reverse(name.chars().count()));
     let mut text = answer.to_owned();
     for name in names {
-        // Shorter ones are words of the language as well.
-        if name.chars().count() >= 4 {
-            text = replaced(&text, &name);
-        }
+        text = replaced(&text, &name);
     }
-    text
+    match (submission.origin, submission.id.split('_').next()) {
+        (Origin::Canvas, Some(glued)) => unglued(&text, glued),
+        _ => text,
+    }
 }
 
-/// Every occurrence of a name, whatever its case, replaced.
+/// Canvas names `doejane` who is Jane Doe: neighbouring words that, put together in some order, are that name are replaced.
+fn unglued(text: &str, glued: &str) -> String {
+    let mut words: Vec<(usize, usize)> = Vec::new();
+    for (at, letter) in text.char_indices() {
+        let end = at + letter.len_utf8();
+        if !letter.is_alphanumeric() {
+            continue;
+        }
+        match words.last_mut() {
+            Some(last) if last.1 == at => last.1 = end,
+            _ => words.push((at, end)),
+        }
+    }
+    let lower = |(from, to): &(usize, usize)| text[*from..*to].to_lowercase();
+    let is_name = |words: &[(usize, usize)]| {
+        // First names stand before or behind the last name, which may be of several words.
+        (0..words.len()).any(|first| {
+            let turned = words[first..].iter().chain(&words[..first]);
+            turned.map(lower).collect::<String>() == glued
+        })
+    };
+    let mut result = String::new();
+    let (mut copied, mut at) = (0, 0);
+    while at < words.len() {
+        let most = (words.len() - at).min(4);
+        let found = (1..=most)
+            .rev()
+            .find(|count| is_name(&words[at..at + count]));
+        if let Some(count) = found {
+            result += &text[copied..words[at].0];
+            result += "[name]";
+            copied = words[at + count - 1].1;
+        }
+        at += found.unwrap_or(1);
+    }
+    result + &text[copied..]
+}
+
+/// Every occurrence of a name as a word of its own replaced, whatever its case. A short name (Li, Ann) may be a word of the language: it is one only
+/// with a capital letter.
 fn replaced(text: &str, name: &str) -> String {
     let lower = |letter: char| letter.to_lowercase().next().unwrap_or(letter);
     let letters: Vec<char> = text.chars().collect();
     let wanted: Vec<char> = name.chars().map(lower).collect();
+    if wanted.is_empty() {
+        return text.to_owned();
+    }
+    let is_short = wanted.len() < 4;
     let mut result = String::new();
     let mut at = 0;
     while at < letters.len() {
@@ -218,7 +277,9 @@ fn replaced(text: &str, name: &str) -> String {
         let is_word = |letter: Option<&char>| letter.is_some_and(|one| one.is_alphanumeric());
         let stands_alone = !is_word(at.checked_sub(1).and_then(|before| letters.get(before)))
             && !is_word(letters.get(at + wanted.len()));
+        let is_meant = !is_short || letters[at].is_uppercase() || letters[at].is_numeric();
         if stands_alone
+            && is_meant
             && there.is_some_and(|there| {
                 there
                     .iter()
@@ -260,7 +321,7 @@ pub fn table(
             let is_empty = answer(sheet, question.number).is_empty();
             let (given, comment) = match own {
                 Some(mark) => (points(mark.points), mark.comment.as_str()),
-                None if is_empty => ("0".to_owned(), "no answer"),
+                None if is_empty => ("0".to_owned(), nothing(submission)),
                 None => (String::new(), ""),
             };
             writer

@@ -162,6 +162,27 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
     })
 }
 
+/// The names in an exported gradebook, by Canvas' number of the student.
+///
+/// # Errors
+///
+/// A usage error if the file is no exported gradebook.
+pub fn names(exported: &str) -> Result<BTreeMap<String, String>> {
+    let wrong = |what: String| Failure::usage(format!("the exported gradebook: {what}"));
+    let table = Table::parse(exported).map_err(|error| wrong(error.to_string()))?;
+    let header = table.rows.first().and_then(|header| who(header));
+    let (name, Some(id)) = header.map_or((0, None), |who| (who.name, who.id)) else {
+        return Err(wrong(
+            "its first line must begin with `Student` and `ID`, as Canvas writes it".into(),
+        )
+        .into());
+    };
+    let rows = table.rows.iter().skip(1).filter(|row| !is_possible(row));
+    Ok(rows
+        .filter_map(|row| Some((row.get(id)?.trim().to_owned(), row.get(name)?.clone())))
+        .collect())
+}
+
 /// Where a comma separates decimals, a semicolon separates cells.
 fn decimal(number: f64, separator: char) -> String {
     let text = points(number);
@@ -349,6 +370,14 @@ mod tests {
         // The hostile one is not in the class; faults and missing ones have no grade to be matched.
         assert_eq!(filled.unmatched.len(), 1);
         assert!(filled.unmatched[0].ends_with("(hostile)"));
+    }
+
+    #[test]
+    fn names_are_read_by_canvas_number() {
+        let names = names(EXPORTED).expect("a gradebook");
+        assert_eq!(names.get("1001").map(String::as_str), Some("Doe, Jane"));
+        assert_eq!(names.len(), 4);
+        assert!(super::names("Name,Grade\nJane,3\n").is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::gradescope::Hidden;
 use super::late::Policy;
 use super::stats::Statistics;
 use super::{autograder, canvas, github, gradescope, junit, pages, plagiarism, tables};
-use crate::model::{Isolation, Plan};
+use crate::model::{Isolation, Origin, Plan, Submission};
 use crate::results::Results;
 
 /// What is wanted of a folder of results.
@@ -338,6 +338,9 @@ pub struct AnswerWishes {
     /// Codes instead of names, and no name in an answer.
     #[arg(long)]
     pub blind: bool,
+    /// The gradebook you exported from Canvas, whose downloads do not say names as they are written.
+    #[arg(long, value_name = "FILE", requires = "blind")]
+    pub gradebook: Option<PathBuf>,
     /// What the written answers are worth; without it, rubric.toml of the module's exam.
     #[arg(long, value_name = "FILE")]
     pub rubric: Option<PathBuf>,
@@ -361,7 +364,21 @@ pub fn answer_sheets(
         .clone()
         .unwrap_or_else(|| results.folder().join("answers"));
     let book = Book::load(&results, None, None)?;
-    let submissions: Vec<_> = book.rows.iter().map(|row| &row.submission).collect();
+    let mut known: Vec<Submission> = book.rows.iter().map(|row| row.submission.clone()).collect();
+    if let Some(path) = &wishes.gradebook {
+        let shown = path.display();
+        let exported = std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+        let names = canvas::names(&exported)?;
+        for submission in &mut known {
+            let number = submission.student_number.as_deref().unwrap_or_default();
+            let is_canvas = submission.origin == Origin::Canvas;
+            if let (true, Some(name)) = (is_canvas, names.get(number)) {
+                submission.name.clone_from(name);
+            }
+        }
+    }
+    let submissions: Vec<&Submission> = known.iter().collect();
     let table = place.join("marks.csv");
     let earlier = table
         .is_file()

@@ -4,8 +4,8 @@
 //! moss/base/quantize.rs                  given out
 //! moss/students/A-1f3b/quantize.rs       one folder per student
 //! moss/command.txt                       the call: -b for what was given, -d for one folder per student
-//! dolos/quantize/info.csv                one zip per exercise file, since Dolos compares file with file
-//! dolos/quantize/A-1f3b.rs
+//! dolos/quantize.zip: info.csv           one zip per exercise file, since Dolos compares file with file
+//!                     A-1f3b.rs
 //! dolos/quantize-given.rs                for `dolos run --ignore`
 //! students.csv                           code to name: stays here
 //! ```
@@ -63,10 +63,7 @@ pub fn layout(
         base += &format!(" -b base/{name}");
         let stem = name.trim_end_matches(".rs");
         files.insert(format!("dolos/{stem}-given.rs"), text.clone().into_bytes());
-        files.insert(
-            format!("dolos/{stem}.zip"),
-            dolos(plan, name, stem, students)?,
-        );
+        files.insert(format!("dolos/{stem}.zip"), dolos(plan, name, students)?);
     }
     // MOSS has no Rust; it finds the tokens of C in it.
     let command = format!("moss -l c -d{base} students/*/*.rs\n");
@@ -74,13 +71,9 @@ pub fn layout(
     Ok(files)
 }
 
-/// A zip file as Dolos reads it: `info.csv` beside one file per student.
-fn dolos(
-    plan: &Plan,
-    name: &str,
-    stem: &str,
-    students: &[(&Submission, Texts)],
-) -> Result<Vec<u8>> {
+/// A zip file as Dolos reads it: `info.csv` beside one file per student, at the top. In a folder Dolos does not see the table, and takes it for
+/// one more submission. Source: Dolos, `lib/src/lib/dataset.ts`.
+fn dolos(plan: &Plan, name: &str, students: &[(&Submission, Texts)]) -> Result<Vec<u8>> {
     let mut info = Writer::new(',');
     for title in ["filename", "full_name", "id", "created_at"] {
         info.verbatim(title);
@@ -109,7 +102,7 @@ fn dolos(
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (file, content) in entries {
         archive
-            .start_file(format!("{stem}/{file}"), SimpleFileOptions::default())
+            .start_file(file.as_str(), SimpleFileOptions::default())
             .and_then(|()| Ok(archive.write_all(content)?))
             .with_context(|| format!("cannot pack {file}"))?;
     }
@@ -197,14 +190,14 @@ mod tests {
             .collect();
         let mut info = String::new();
         archive
-            .by_name("halves/info.csv")
+            .by_name("info.csv")
             .expect("there")
             .read_to_string(&mut info)
             .expect("text");
         let table = Table::parse(&info).expect("a table");
         assert_eq!(table.rows[0], ["filename", "full_name", "id", "created_at"]);
         for row in &table.rows[1..] {
-            assert!(names.contains(&format!("halves/{}", row[0])), "{row:?}");
+            assert!(names.contains(&row[0]), "{row:?}");
         }
         assert_eq!(names.len(), 4);
     }

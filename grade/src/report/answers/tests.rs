@@ -53,6 +53,36 @@ fn a_blind_sheet_names_nobody() {
     assert!(sheet.contains(&key(&plan, &jane, true)), "{sheet}");
 }
 
+/// Of Canvas only `doejane` is known, which left "Jane Doe"; short names stayed, and parts of words were taken for names.
+#[test]
+fn names_of_canvas_and_short_names_go_and_words_stay() {
+    let mut jane = sample::submission("doejane_1001", "doejane");
+    jane.origin = Origin::Canvas;
+    jane.student_number = Some("1001".into());
+    let text = "I am Jane Doe (doejane, 1001); Doe, Jane. Does janet agree?";
+    assert_eq!(
+        anonymous(text, &jane),
+        "I am [name] ([name], [name]); [name]. Does janet agree?"
+    );
+    let long = sample::submission("x_1", "y");
+    let long = Submission {
+        id: "vanderbergli_7".into(),
+        origin: Origin::Canvas,
+        ..long
+    };
+    assert_eq!(anonymous("Li van der Berg.", &long), "[name].");
+    let ann = sample::submission("al7", "Li, Ann");
+    assert_eq!(
+        anonymous("Ann Li and Li: an annotated list, li.", &ann),
+        "[name] and [name]: an annotated list, li."
+    );
+    let mark = sample::submission("mark", "mark");
+    assert_eq!(
+        anonymous("Mark: a benchmark, remarkable", &mark),
+        "[name]: a benchmark, remarkable"
+    );
+}
+
 #[test]
 fn a_hostile_answer_stays_in_its_block() {
     let (plan, _) = sample::class();
@@ -93,7 +123,10 @@ fn what_was_marked_is_read_back_by_id_and_by_code_and_stays() {
         table.contains("jane,1,3.5,2.5,\"good, but\"\r\n"),
         "{table}"
     );
-    assert!(table.contains("refused,1,3.5,0,no answer\r\n"), "{table}");
+    assert!(
+        table.contains("refused,1,3.5,0,no QUESTIONS.md was handed in\r\n"),
+        "{table}"
+    );
     assert!(written(&path, &table).is_ok());
 }
 
