@@ -108,17 +108,21 @@ fn every_format_is_written_and_what_is_open_is_an_exit_code() {
 #[test]
 fn written_answers_are_laid_out_marked_and_counted() {
     let class = Class::new();
+    // Canvas knows her by another name than its download does; in the answer it is a name.
+    let book = "Student,ID,Section\n\"Channel, Scale\",1001,A\n";
+    fs::write(class.path("gradebook.csv"), book).expect("writes");
     let wishes = AnswerWishes {
         results: class.path("results"),
         out: None,
         blind: true,
+        gradebook: Some(class.path("gradebook.csv")),
         rubric: Some(class.path("rubric.toml")),
     };
     answer_sheets(None, &wishes, true).expect("sheets");
     assert!(
         class
             .read("answers/question-1.md")
-            .contains("A scale per channel.")
+            .contains("A [name] per [name].")
     );
     let table = class.read("answers/marks.csv");
     let (plan, _) = sample::class();
