@@ -153,6 +153,8 @@ pub mod sketch;
 mod sketch_bins;
 #[path = "../../crates/tinytorch-quantization/src/sketch_file.rs"]
 pub mod sketch_file;
+#[path = "../../crates/tinytorch-quantization/src/sketch_observer.rs"]
+pub mod sketch_observer;
 #[path = "../../crates/tinytorch-quantization/src/stage.rs"]
 pub mod stage;
 #[path = "../../crates/tinytorch-quantization/src/stage_layer.rs"]

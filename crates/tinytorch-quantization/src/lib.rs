@@ -192,6 +192,7 @@ pub mod scheme;
 pub mod sketch;
 mod sketch_bins;
 pub mod sketch_file;
+pub mod sketch_observer;
 pub mod stage;
 mod stage_layer;
 mod step;
