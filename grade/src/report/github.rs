@@ -199,7 +199,7 @@ mod tests {
         let parts = hundredths(&result);
         let of: i64 = parts.iter().map(|part| part.of).sum();
         let points: i64 = parts.iter().map(|part| part.points).sum();
-        assert_eq!((points, of), (100_00, 105_00));
+        assert_eq!((points, of), (10_000, 10_500));
         for (share, part) in shares(&result).iter().zip(&parts) {
             let off = share.of * 100.0 - part.of as f64;
             assert!(off.abs() < 1.0, "{off}");

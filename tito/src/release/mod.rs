@@ -249,10 +249,10 @@ fn add_module(module: &Module, files: &mut Files) -> Result<()> {
     };
     files::collect(&module.root, exam, &public, files)?;
     let record = format!("{exam}/public.json");
-    if files.contains_key(&record) {
+    if let Some(content) = files.get_mut(&record) {
         let mut sealed = crate::exam::load(module)?;
         sealed::seal(&mut sealed)?;
-        files.insert(record, expect::to_lines(&sealed)?.into_bytes());
+        *content = expect::to_lines(&sealed)?.into_bytes();
     }
     files::collect(&module.root, &module.folder(), &|_| true, files)?;
     for generated in stubs::find_stale(module)? {
