@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use tito::failure::Failure;
@@ -29,13 +30,15 @@ use crate::sandbox::{Cell, Ended, Ending, FIRST_USER, GROUP, Limits, Wishes, run
 const SAID: usize = 4 << 20;
 
 /// How many times its processor time a compilation may take by the clock.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 10;
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// Compile with headers.
     pub exchange: Option<&'a Exchange>,
+    /// Processor time that a compilation may take.
+    pub limit: Duration,
     workshop: &'a Workshop,
     folder: PathBuf,
     user: Option<u32>,
@@ -74,6 +77,7 @@ impl<'a> Job<'a> {
         }
         Ok(Job {
             exchange,
+            limit: workshop.compile_limit,
             workshop,
             folder,
             user: workshop
@@ -220,7 +224,7 @@ impl<'a> Job<'a> {
         see: &[PathBuf],
         folder: &Path,
     ) -> Result<Ended> {
-        let limit = self.workshop.compile_limit;
+        let limit = self.limit;
         let present = |paths: &[&str]| -> Vec<PathBuf> {
             let paths = paths.iter().map(PathBuf::from);
             paths.filter(|path| path.exists()).collect()
@@ -291,7 +295,7 @@ impl<'a> Job<'a> {
         if !found.is_empty() && matches!(ended.ending, Ending::Left(_)) {
             return Ok(Built::Errors(found));
         }
-        let seconds = self.workshop.compile_limit.as_secs().max(1);
+        let seconds = self.limit.as_secs().max(1);
         Ok(Built::Stopped(match ended.ending {
             // XCPU, or the KILL that follows it.
             Ending::TimedOut | Ending::Killed(9 | 24) => {
