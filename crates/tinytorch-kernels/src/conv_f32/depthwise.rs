@@ -4,10 +4,10 @@
 //! at a time, tap by tap. Padded images have whole lines of channels, so that a step is one vector whatever their number is.
 
 use super::windows::{Geometry, Windows};
-use crate::cpu::{Vectors, vectorized};
+use crate::cpu::Vectors;
 use crate::gemm_f32::lines::Line;
 use crate::gemm_f32::packed::Finish;
-use crate::gemm_f32::{Accumulate, Threads};
+use crate::gemm_f32::{Accumulate, Threads, panels};
 use crate::gemm_i8::block::BlockMut;
 use crate::team;
 
@@ -104,25 +104,18 @@ impl Depthwise {
     }
 }
 
-vectorized! {
-    fn run(task: Task<'_>) {
-        let mut task = task;
-        let pixels = task.out.rows();
-        let mut pixel = 0;
-        while pixel < pixels {
-            pixel += if pixels - pixel >= PIXELS {
-                some_pixels::<PIXELS>(&mut task, pixel);
-                PIXELS
-            } else {
-                some_pixels::<1>(&mut task, pixel);
-                1
-            };
-        }
+fn run(vectors: Vectors, mut task: Task<'_>) {
+    let pixels = task.out.rows();
+    let whole = pixels - pixels % PIXELS;
+    for pixel in (0..whole).step_by(PIXELS) {
+        some_pixels::<PIXELS>(vectors, &mut task, pixel);
+    }
+    for pixel in whole..pixels {
+        some_pixels::<1>(vectors, &mut task, pixel);
     }
 }
 
-#[inline(always)]
-fn some_pixels<const N: usize>(task: &mut Task<'_>, pixel: usize) {
+fn some_pixels<const N: usize>(vectors: Vectors, task: &mut Task<'_>, pixel: usize) {
     let Depthwise {
         channels,
         taps,
@@ -136,17 +129,7 @@ fn some_pixels<const N: usize>(task: &mut Task<'_>, pixel: usize) {
     let steps = task.windows.steps();
     for (part, weights) in lines.chunks_exact(taps).enumerate() {
         let channel = part * Line::LEN;
-        let mut sums = [Line::ZERO; N];
-        for (&step, weights) in steps.iter().zip(weights) {
-            for (sums, window) in sums.iter_mut().zip(pixels) {
-                let values: &[f32; Line::LEN] = window[step + channel..]
-                    .first_chunk()
-                    .expect("pixels have whole lines");
-                for ((sum, &value), &weight) in sums.0.iter_mut().zip(values).zip(&weights.0) {
-                    *sum += value * weight;
-                }
-            }
-        }
+        let mut sums = panels::lines_summed(vectors, pixels, channel, steps, weights);
         let width = Line::LEN.min(channels - channel);
         let Finish {
             bias,

@@ -284,6 +284,39 @@ fn pack_lines(
     }
 }
 
+/// For each of some rows, the line at each step after `first` times a line of weights, summed in the order of the steps.
+///
+/// # Panics
+///
+/// If a row is too short.
+pub(crate) fn lines_summed<const N: usize>(
+    vectors: Vectors,
+    rows: [&[f32]; N],
+    first: usize,
+    steps: &[usize],
+    weights: &[Line],
+) -> [Line; N] {
+    match vectors {
+        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => unsafe { x86::avx512::lines_summed(rows, first, steps, weights) },
+        // SAFETY: `Vectors::Avx2` is only made on CPUs that have these features.
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx2(_) => unsafe { x86::avx2::lines_summed(rows, first, steps, weights) },
+        Vectors::Baseline => rows.map(|row| {
+            let mut sums = Line::ZERO;
+            for (&step, weights) in steps.iter().zip(weights) {
+                let values: &[f32; Line::LEN] =
+                    row[first + step..].first_chunk().expect("a whole line");
+                for ((sum, &value), &weight) in sums.0.iter_mut().zip(values).zip(&weights.0) {
+                    *sum += value * weight;
+                }
+            }
+            sums
+        }),
+    }
+}
+
 /// Writes column `i` of a block to `into[i]`.
 pub(crate) fn transpose(
     vectors: Vectors,

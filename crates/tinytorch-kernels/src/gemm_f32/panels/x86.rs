@@ -212,6 +212,41 @@ macro_rules! panels {
                 vectors
             }
 
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn store_line(vectors: [$vector; PER_LINE], line: &mut [f32; Line::LEN]) {
+                for (part, vector) in vectors.into_iter().enumerate() {
+                    // SAFETY: as many elements as a vector has.
+                    unsafe { $store(line[part * $lanes..].as_mut_ptr(), vector) };
+                }
+            }
+
+            /// For each of some rows, the line at each step after `first` times a line of weights, summed.
+            #[target_feature(enable = $features)]
+            pub fn lines_summed<const N: usize>(
+                rows: [&[f32]; N],
+                first: usize,
+                steps: &[usize],
+                weights: &[Line],
+            ) -> [Line; N] {
+                let mut sums = [[$zero(); PER_LINE]; N];
+                for (&step, weights) in steps.iter().zip(weights) {
+                    let weights = load_line(&weights.0);
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let values = row[first + step..].first_chunk().expect("a whole line");
+                        let values = load_line(values);
+                        for part in 0..PER_LINE {
+                            sums[part] = $fma(values[part], weights[part], sums[part]);
+                        }
+                    }
+                }
+                let mut lines = [Line::ZERO; N];
+                for (line, sums) in lines.iter_mut().zip(sums) {
+                    store_line(sums, &mut line.0);
+                }
+                lines
+            }
+
             /// Ends the sums of some rows, whole lines or what is left of the last.
             #[target_feature(enable = $features)]
             #[inline]
@@ -244,7 +279,7 @@ macro_rules! panels {
                             Accumulate::Add => load_line(&begin_of(out)),
                             Accumulate::Overwrite => [$zero(); PER_LINE],
                         };
-                        let mut line = Line::ZERO;
+                        let mut values = [$zero(); PER_LINE];
                         for part in 0..PER_LINE {
                             let mut value = $add(sums[part], biases[part]);
                             if accumulate == Accumulate::Add {
@@ -254,12 +289,14 @@ macro_rules! panels {
                                 // Of NaN, and of equals, the instruction returns the second.
                                 value = $max($zero(), value);
                             }
-                            // SAFETY: as many elements as a vector has.
-                            unsafe { $store(line.0[part * $lanes..].as_mut_ptr(), value) };
+                            values[part] = value;
                         }
-                        match out.first_chunk_mut() {
-                            Some(out) => *out = line.0,
-                            None => out.copy_from_slice(&line.0[..out.len()]),
+                        if let Some(out) = out.first_chunk_mut() {
+                            store_line(values, out);
+                        } else {
+                            let mut line = Line::ZERO;
+                            store_line(values, &mut line.0);
+                            out.copy_from_slice(&line.0[..out.len()]);
                         }
                     }
                 }
