@@ -32,6 +32,8 @@ pub use tinytorch_kernels as kernels;
 
 #[path = "../../crates/tinytorch-quantization/src/calibration.rs"]
 pub mod calibration;
+#[path = "../../crates/tinytorch-quantization/src/chance.rs"]
+mod chance;
 #[path = "../../crates/tinytorch-quantization/src/composite.rs"]
 pub mod composite;
 #[path = "../../crates/tinytorch-quantization/src/confidence.rs"]

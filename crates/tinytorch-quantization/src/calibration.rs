@@ -180,27 +180,39 @@ impl Sketch {
 
     fn least_error_range(&self, seen: ValueRange, codes: CodeRange) -> Result<ValueRange> {
         let bins: Vec<Bin> = self.bins().collect();
+        let values = self.samples() as f64;
         let largest = seen.max_abs();
         let limit = |exponent: f64| (f64::from(largest) * exponent.exp2()) as f32;
         let mut best = (squared_error(&bins, seen, codes)?, 0.0);
         let mut attempt = |exponent: f64| {
-            let error = squared_error(&bins, limited(seen, limit(exponent)), codes)?;
+            let range = limited(seen, limit(exponent));
+            let error = squared_error(&bins, range, codes)?;
             // Of equal errors the wider range counts, which comes first.
             if error < best.0 {
                 best = (error, exponent);
             }
-            Ok::<f64, Error>(best.1)
+            // Rounding costs at most a quarter of a squared step for each value; the rest is what lies beyond the ends, and no
+            // smaller limit makes that less, but for the ends themselves, which lie up to a step off the limit because the zero
+            // point is rounded. So of those further away than two steps at least a quarter of the cost remains.
+            let width = f64::from(range.max.max(0.0)) - f64::from(range.min.min(0.0));
+            let step = width / (codes.len() - 1) as f64;
+            let hopeless = error > 4.0 * best.0 + 4.25 * values * step * step;
+            Ok::<_, Error>((best.1, hopeless))
         };
         let mut around = 0.0;
         for step in 1..OCTAVES as i32 * TRIES {
-            around = attempt(-f64::from(step) / f64::from(TRIES))?;
+            let hopeless;
+            (around, hopeless) = attempt(-f64::from(step) / f64::from(TRIES))?;
+            if hopeless {
+                break;
+            }
         }
         let fine = f64::from(TRIES * TRIES);
         let mut exponent = 0.0;
         for step in (-TRIES + 1)..TRIES {
             let at = around - f64::from(step) / fine;
             if at < 0.0 {
-                exponent = attempt(at)?;
+                (exponent, _) = attempt(at)?;
             }
         }
         Ok(if exponent == 0.0 {

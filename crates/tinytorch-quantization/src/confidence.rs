@@ -7,18 +7,24 @@
 //! | method | interval | assumption |
 //! |---|---|---|
 //! | min-max | prediction of another maximum of as many batches, from the largest batch extremes (Weissman 1978) | batches are independent, and far out the density falls exponentially |
-//! | moving average | mean ± t · s · √Σw², w the weights of the batches | batches are independent |
-//! | percentile | order statistics around the percentile (Conover 1999, section 3.2) | *values* are independent |
-//! | entropy, squared error | 39 replicates with Poisson counts (Hanley and MacGibbon 2006), from the least to the greatest | *values* are independent |
+//! | moving average | mean ± t · s · √(Σw² + 1/n) of n batch extremes, w their weights, and what was found | batches are independent |
+//! | percentile | order statistics between which that of other data lies (Hahn and Meeker 1991) | *values* are independent |
+//! | entropy, squared error | 39 replicates with Poisson counts (Hanley and MacGibbon 2006), moved √2 times as far; where they reach the extremes, also the interval of those | *values* are independent |
 //!
-//! Values of one image are not independent, so the intervals of the last two are the narrowest that can be claimed. For min-max a tail
-//! that ends (a saturated activation) makes the interval too wide, a tail heavier than exponential too narrow.
+//! Tests draw data for which the assumption holds, and other data of the same kind, and count how often the interval holds what the
+//! other data gives; not for entropy, which takes too long, so that its 95 % are what the method promises and nobody counted. Values of one image are not independent, so on images the intervals of the last two are the narrowest that can be
+//! claimed. A tail that ends (a saturated activation) makes the interval of min-max too wide. A tail heavier than exponential makes all
+//! too narrow, but for a percentile that leaves many values beyond: where one value in 500 is ten times as large as the others, the
+//! interval of an average holds 84 of 100, that of the squared error 54, and that of the percentile 99 still 92.
 //!
-//! I. Weissman, "Estimation of parameters and large quantiles based on the k largest observations", JASA 73, 1978. W. J.
-//! Conover, "Practical Nonparametric Statistics", 1999. J. Hanley, B. MacGibbon, "Creating non-parametric bootstrap
+//! I. Weissman, "Estimation of parameters and large quantiles based on the k largest observations", JASA 73, 1978. G. J.
+//! Hahn, W. Q. Meeker, "Statistical Intervals", 1991, section 5.5. J. Hanley, B. MacGibbon, "Creating non-parametric bootstrap
 //! samples using Poisson frequencies", Computer Methods and Programs in Biomedicine 83, 2006.
 
+use std::f64::consts::SQRT_2;
+
 use crate::calibration::Calibration;
+use crate::chance::{Random, Tail, above, student};
 use crate::error::Result;
 use crate::scheme::{CodeRange, ValueRange};
 use crate::sketch::Sketch;
@@ -26,14 +32,8 @@ use crate::sketch::Sketch;
 /// With fewer batches nothing is said about extremes and averages.
 pub const MIN_BATCHES: usize = 8;
 
-/// The normal quantile of 97.5 %.
-const Z: f64 = 1.959_964;
-
 /// Replicates of which the least and the greatest enclose another one in 38 of 40 cases: 95 %.
 const REPLICATES: usize = 39;
-
-/// Simulated draws behind the prediction of a maximum: the 25th from either end are its 95 %.
-const DRAWS: usize = 1000;
 
 /// Where an end of a range would lie with other data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +45,17 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// Widened to another draw. A replicate moves around what was found as that moves around the truth; other data moves around
+    /// the truth as well, so √2 times as far from what was found.
+    fn with(self, found: f32, replicate: f32) -> Self {
+        let other = f64::from(found) + SQRT_2 * (f64::from(replicate) - f64::from(found));
+        let other = interval(other, other).low;
+        Self {
+            low: self.low.min(other),
+            high: self.high.max(other),
+        }
+    }
+
     fn negated(self) -> Self {
         // Not `-x`, which makes −0.0 of 0.0.
         Self {
@@ -93,7 +104,7 @@ impl Sketch {
             Calibration::MovingAverage(constant) => self.of_average(range, constant.into()),
             Calibration::Percentile(percentile) => self.of_percentile(percentile),
             Calibration::Entropy | Calibration::MeanSquaredError => {
-                Some(self.of_replicates(method, codes, range)?)
+                self.of_replicates(method, codes, range)?
             }
         })
     }
@@ -126,29 +137,40 @@ impl Sketch {
         let fade = |steps: usize| (1.0 - constant).powi(steps as i32);
         let weight = |at: usize| fade(count - 1 - at) * if at == 0 { 1.0 } else { constant };
         let squares: f64 = (0..count).map(|at| weight(at).powi(2)).sum();
-        let spread = |values: Vec<f64>| {
+        // Another average lies around the true mean, which the plain mean of all batches knows best.
+        let end = |found: f32, values: Vec<f64>| {
             let mean = values.iter().sum::<f64>() / count as f64;
             let sum: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-            student(count - 1) * (sum / (count - 1) as f64 * squares).sqrt()
+            let variance = sum / (count - 1) as f64 * (squares + 1.0 / count as f64);
+            let spread = student(count - 1) * variance.sqrt();
+            let Interval { low, high } = interval(mean - spread, mean + spread);
+            Interval {
+                low: low.min(found),
+                high: high.max(found),
+            }
         };
-        let min = spread(batches.iter().map(|b| f64::from(b.range.min)).collect());
-        let max = spread(batches.iter().map(|b| f64::from(b.range.max)).collect());
-        let around =
-            |end: f32, spread: f64| interval(f64::from(end) - spread, f64::from(end) + spread);
+        let minima = batches.iter().map(|batch| f64::from(batch.range.min));
+        let maxima = batches.iter().map(|batch| f64::from(batch.range.max));
         Some(Confidence {
-            min: around(range.min, min),
-            max: around(range.max, max),
+            min: end(range.min, minima.collect()),
+            max: end(range.max, maxima.collect()),
             how: "spread of batches",
         })
     }
 
     fn of_percentile(&self, percentile: f64) -> Option<Confidence> {
         let seen = self.seen()?;
-        let (count, share) = (self.samples() as f64, percentile / 100.0);
-        let spread = Z * (count * share * (1.0 - share)).sqrt();
-        let low = self.magnitude_at((count * share - spread).floor().max(1.0));
-        let rank = (count * share + spread).ceil() + 1.0;
-        let high = (rank <= count).then(|| self.magnitude_at(rank));
+        let count = self.samples();
+        let kept = (percentile / 100.0 * count as f64).ceil().max(1.0) as u64;
+        // Of the values here, so many lie above the limit that other data gives.
+        let (least, most) = above(count, count.saturating_sub(kept) + 1);
+        let limit = |above: u64| match count.saturating_sub(above) {
+            // Where zeros suffice the limit is the smallest magnitude, which in other data may be any down to 0.
+            rank if rank <= self.zeros() => 0.0,
+            rank => self.magnitude_at(rank as f64),
+        };
+        let low = limit(most);
+        let high = (least > 0).then(|| self.magnitude_at(count.saturating_sub(least - 1) as f64));
         let extremes = self.of_extremes();
         // The lower end is treated as the upper one of the negated values.
         let max = cut(seen.max, low, high, extremes.map(|both| both.max))?;
@@ -170,7 +192,7 @@ impl Sketch {
         method: Calibration,
         codes: CodeRange,
         range: ValueRange,
-    ) -> Result<Confidence> {
+    ) -> Result<Option<Confidence>> {
         let mut random = Random(39);
         let point = |end| Interval {
             low: end,
@@ -183,31 +205,53 @@ impl Sketch {
                 *count = random.poisson(original);
             }
             replicate.zeros = random.poisson(self.zeros);
-            let range = replicate.range(method, codes)?;
-            min.low = min.low.min(range.min);
-            min.high = min.high.max(range.min);
-            max.low = max.low.min(range.max);
-            max.high = max.high.max(range.max);
+            let found = replicate.range(method, codes)?;
+            min = min.with(range.min, found.min);
+            max = max.with(range.max, found.max);
         }
-        Ok(Confidence {
-            min,
+        let extremes = self.of_extremes();
+        // The lower end is treated as the upper one of the negated values.
+        let near_max = near(max, extremes.map(|both| both.max));
+        let near_min = near(min.negated(), extremes.map(|both| both.min.negated()));
+        Ok(near_max.zip(near_min).map(|(max, min)| Confidence {
+            min: min.negated(),
             max,
             how: "Poisson replicates",
-        })
+        }))
     }
+}
+
+/// Replicates keep the largest value that came, other data has another: an upper end that may reach it may lie wherever that
+/// lies. Not known if there are too few batches to say where; an end that stays below all but the largest batches is known.
+fn near(found: Interval, extreme: Option<Interval>) -> Option<Interval> {
+    let extreme = extreme?;
+    Some(if found.high < extreme.low {
+        found
+    } else {
+        Interval {
+            low: found.low.min(extreme.low),
+            high: found.high.max(extreme.high),
+        }
+    })
 }
 
 /// The upper end of a range that is cut at a limit between `low` and `high`; `None` for `high` is beyond all values. An end that is not
 /// cut is an extreme.
 fn cut(seen: f32, low: f32, high: Option<f32>, extreme: Option<Interval>) -> Option<Interval> {
-    if seen <= low {
-        return extreme;
+    match high {
+        _ if seen <= low => extreme,
+        Some(high) if high <= seen => Some(Interval { low, high }),
+        // Cut or not: the smaller of a limit and an extreme, and neither is known to be that.
+        high => {
+            let extreme = extreme?;
+            Some(Interval {
+                low: low.min(extreme.low),
+                high: high
+                    .map_or(extreme.high, |high| high.min(extreme.high))
+                    .max(seen),
+            })
+        }
     }
-    let high = match high {
-        Some(high) if high <= seen => high,
-        _ => extreme?.high.max(low),
-    };
-    Some(Interval { low, high })
 }
 
 fn interval(low: f64, high: f64) -> Interval {
@@ -218,115 +262,40 @@ fn interval(low: f64, high: f64) -> Interval {
     }
 }
 
-/// The largest of `count` values whose density falls exponentially, seen from the `used + 1` largest of `count` others.
-///
-/// With `u` the value before the `used` largest and `s` their mean distance from it, `(new maximum − u) / s` has a distribution that
-/// does not depend on where the tail begins and how fast it falls (Weissman 1978). Its quantiles are found by simulation.
-struct Tail {
-    used: usize,
-    low: f64,
-    high: f64,
-}
-
-impl Tail {
-    fn of(count: usize) -> Self {
-        // More values say more about how fast the tail falls, and less about the tail.
-        let used = ((2.0 * (count as f64).sqrt()).ceil() as usize).min(count - 1);
-        let mut random = Random(1978);
-        let mut draws = [0.0; DRAWS];
-        for draw in &mut draws {
-            // A. Rényi 1953: the differences of ordered exponential values are exponential, the i-th from above with mean 1/i.
-            let spacing = |random: &mut Random, i: usize| random.exponential() / i as f64;
-            let threshold: f64 = (used + 1..=count).map(|i| spacing(&mut random, i)).sum();
-            let excess = (0..used).map(|_| random.exponential()).sum::<f64>() / used as f64;
-            let new: f64 = (1..=count).map(|i| spacing(&mut random, i)).sum();
-            *draw = (new - threshold) / excess;
-        }
-        draws.sort_by(f64::total_cmp);
-        Self {
-            used,
-            low: draws[DRAWS / 40],
-            high: draws[DRAWS - 1 - DRAWS / 40],
-        }
-    }
-
-    fn predict(&self, mut values: Vec<f64>) -> (f64, f64) {
-        values.sort_by(|a, b| b.total_cmp(a));
-        let threshold = values[self.used];
-        let largest = values[..self.used].iter();
-        let excess = largest.map(|x| x - threshold).sum::<f64>() / self.used as f64;
-        (
-            threshold + self.low * excess,
-            threshold + self.high * excess,
-        )
-    }
-}
-
-/// The quantile of 97.5 % of Student's t, by the expansion in 1/ν of Abramowitz and Stegun, 26.7.5: good to 1 % from ν = 4.
-fn student(freedom: usize) -> f64 {
-    let v = freedom as f64;
-    let (z3, z5) = (Z.powi(3), Z.powi(5));
-    Z + (z3 + Z) / (4.0 * v) + (5.0 * z5 + 16.0 * z3 + 3.0 * Z) / (96.0 * v * v)
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): enough for resampling, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    /// In `(0, 1]`.
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (((bits ^ (bits >> 31)) >> 11) + 1) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn exponential(&mut self) -> f64 {
-        -self.uniform().ln()
-    }
-
-    /// A count with this mean: exactly up to 30, beyond by the normal distribution, which is then off by a few percent of the spread.
-    fn poisson(&mut self, mean: u64) -> u64 {
-        if mean == 0 {
-            return 0;
-        }
-        let mean = mean as f64;
-        if mean > 30.0 {
-            let angle = std::f64::consts::TAU * self.uniform();
-            let normal = (2.0 * self.exponential()).sqrt() * angle.cos();
-            return (mean + mean.sqrt() * normal).round().max(0.0) as u64;
-        }
-        // Events that come at exponential distances, counted over a time of length `mean`.
-        let (mut events, mut time) = (0, self.exponential());
-        while time <= mean {
-            events += 1;
-            time += self.exponential();
-        }
-        events
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const INT8: CodeRange = CodeRange::INT8;
 
-    /// `batches` of `size` values, normal or exponential to both sides.
-    fn data(random: &mut Random, batches: usize, size: usize, normal: bool) -> Sketch {
+    /// What values are like.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Kind {
+        Normal,
+        /// As behind a ReLU.
+        Rectified,
+        /// Exponential to both sides.
+        Exponential,
+        /// Normal, and one in 500 ten times as large.
+        Outliers,
+    }
+
+    /// `batches` of `size` values.
+    fn data(random: &mut Random, batches: usize, size: usize, kind: Kind) -> Sketch {
         let mut sketch = Sketch::new();
         for _ in 0..batches {
             let value = |_| {
                 let size = random.exponential();
-                if normal {
-                    let angle = std::f64::consts::TAU * random.uniform();
-                    ((2.0 * size).sqrt() * angle.cos()) as f32
-                } else if random.uniform() < 0.5 {
-                    size as f32
-                } else {
-                    -size as f32
-                }
+                let sign = if random.uniform() < 0.5 { 1.0 } else { -1.0 };
+                let angle = std::f64::consts::TAU * random.uniform();
+                let normal = (2.0 * size).sqrt() * angle.cos();
+                (match kind {
+                    Kind::Normal => normal,
+                    Kind::Rectified => normal.max(0.0),
+                    Kind::Exponential => sign * size,
+                    Kind::Outliers if random.uniform() < 0.002 => 10.0 * normal,
+                    Kind::Outliers => normal,
+                }) as f32
             };
             let values: Vec<f32> = (0..size).map(value).collect();
             sketch.observe(&values).expect("finite");
@@ -334,31 +303,60 @@ mod tests {
         sketch
     }
 
-    /// In how many of `trials` both ends that other data gives lie in the interval, counted by end: of 100.
-    fn coverage(method: Calibration, normal: bool) -> f64 {
+    /// Checks in how many of `trials` the upper end that other data gives lies in the interval: 95 of 100 are promised. The count has
+    /// a standard deviation of √(trials · 0.95 · 0.05); three of these it may fall short.
+    fn holds(method: Calibration, kind: Kind, [batches, size]: [usize; 2], trials: usize) {
         let mut random = Random(7);
-        let (mut hits, trials) = (0, 60);
+        let mut hits = 0;
         for _ in 0..trials {
-            let sketch = data(&mut random, 24, 200, normal);
+            let sketch = data(&mut random, batches, size, kind);
             let found = sketch.confidence(method, INT8).expect("values came");
-            let found = found.expect("enough batches");
-            let other = data(&mut random, 24, 200, normal)
-                .range(method, INT8)
-                .expect("values came");
-            hits += usize::from(found.min.low <= other.min && other.min <= found.min.high);
-            hits += usize::from(found.max.low <= other.max && other.max <= found.max.high);
+            let found = found.expect("enough batches").max;
+            let other = data(&mut random, batches, size, kind);
+            let other = other.range(method, INT8).expect("values came").max;
+            hits += usize::from(found.low <= other && other <= found.high);
         }
-        100.0 * hits as f64 / (2 * trials) as f64
+        let trials = trials as f64;
+        let least = 0.95 * trials - 3.0 * (trials * 0.95 * 0.05).sqrt();
+        println!("{method:?} {kind:?} {batches}x{size}: {hits} of {trials}");
+        assert!(
+            hits as f64 >= least,
+            "{method:?}, {kind:?}: {hits} of {trials}"
+        );
     }
 
-    /// Another calibration should land in an interval of 95 % in 95 of 100 cases; of 120 draws the count has a standard deviation of 2 %
-    /// of them, so 89 is three of these below. A normal tail falls faster than an exponential one, so its interval may be
-    /// too wide, never too narrow.
+    /// The interval of an average or a percentile used to be that of the true value, which other data misses √2 times as far: it held 87
+    /// of 100.
     #[test]
-    fn extremes_of_other_data_lie_where_they_were_predicted() {
-        for normal in [true, false] {
-            let hit = coverage(Calibration::MinMax, normal);
-            assert!(hit >= 89.0, "{hit} %");
+    fn other_data_ends_where_it_was_predicted() {
+        for kind in [Kind::Normal, Kind::Rectified, Kind::Exponential] {
+            for method in [
+                Calibration::MinMax,
+                Calibration::MovingAverage(0.01),
+                Calibration::MovingAverage(0.1),
+            ] {
+                holds(method, kind, [16, 200], 150);
+            }
+        }
+        for kind in [Kind::Normal, Kind::Rectified, Kind::Exponential] {
+            for percentile in [50.0, 99.0, 99.9, 99.99] {
+                holds(Calibration::Percentile(percentile), kind, [16, 200], 100);
+            }
+        }
+        // 32 values beyond the limit, of whatever size.
+        holds(
+            Calibration::Percentile(99.0),
+            Kind::Outliers,
+            [16, 200],
+            100,
+        );
+    }
+
+    /// Replicates alone never move the largest value, where the limit of normal data lies: they held 49 of 100.
+    #[test]
+    fn other_data_has_its_least_error_where_it_was_predicted() {
+        for kind in [Kind::Normal, Kind::Rectified, Kind::Exponential] {
+            holds(Calibration::MeanSquaredError, kind, [16, 200], 24);
         }
     }
 
@@ -369,7 +367,7 @@ mod tests {
             Calibration::Percentile(99.0),
         ] {
             let width = |batches| {
-                let sketch = data(&mut Random(3), batches, 100, true);
+                let sketch = data(&mut Random(3), batches, 100, Kind::Normal);
                 let found = sketch.confidence(method, INT8).expect("values came");
                 let range = sketch.range(method, INT8).expect("values came");
                 found.expect("enough batches").relative_width(range)
@@ -383,30 +381,15 @@ mod tests {
     /// data there is; the interval says so.
     #[test]
     fn replicates_enclose_the_range_and_repeat_themselves() {
-        let sketch = data(&mut Random(3), 40, 100, true);
+        let sketch = data(&mut Random(3), 40, 100, Kind::Normal);
         let method = Calibration::MeanSquaredError;
         let range = sketch.range(method, INT8).expect("values came");
         let found = sketch.confidence(method, INT8).expect("values came");
         assert_eq!(sketch.confidence(method, INT8), Ok(found));
-        let found = found.expect("replicates need no batches");
+        let found = found.expect("enough batches");
         assert!(found.max.low <= range.max && range.max <= found.max.high);
         assert!(found.min.low <= range.min && range.min <= found.min.high);
         assert!(found.max.low < found.max.high);
-    }
-
-    #[test]
-    fn a_percentile_interval_holds_the_true_percentile() {
-        // 99 % of exponential magnitudes are below ln 100 = 4.605.
-        let mut random = Random(11);
-        let mut hits = 0;
-        for _ in 0..60 {
-            let sketch = data(&mut random, 10, 300, false);
-            let found = sketch.confidence(Calibration::Percentile(99.0), INT8);
-            let max = found.expect("values came").expect("enough").max;
-            hits += u32::from(max.low <= 4.605 && 4.605 <= max.high);
-        }
-        // 95 of 100, less three standard deviations of 2.8 %: 52 of 60. Whole bins only widen the interval.
-        assert!(hits >= 52, "{hits} of 60");
     }
 
     #[test]
@@ -427,31 +410,13 @@ mod tests {
 
     #[test]
     fn too_few_batches_say_nothing() {
-        let sketch = data(&mut Random(1), MIN_BATCHES - 1, 10, true);
-        for method in [Calibration::MinMax, Calibration::MovingAverage(0.1)] {
+        let sketch = data(&mut Random(1), MIN_BATCHES - 1, 10, Kind::Normal);
+        for method in [
+            Calibration::MinMax,
+            Calibration::MovingAverage(0.1),
+            Calibration::MeanSquaredError,
+        ] {
             assert_eq!(sketch.confidence(method, INT8), Ok(None));
         }
-    }
-
-    #[test]
-    fn counts_have_the_mean_and_spread_of_poisson() {
-        let mut random = Random(5);
-        for mean in [1_u64, 12, 1000] {
-            let draws: Vec<f64> = (0..4000).map(|_| random.poisson(mean) as f64).collect();
-            let average = draws.iter().sum::<f64>() / 4000.0;
-            let squares = draws.iter().map(|x| (x - average).powi(2)).sum::<f64>() / 4000.0;
-            // Both have the value `mean`; the standard error of the average is √(mean / 4000), that of the variance some
-            // mean · √(3 / 4000): four of them.
-            let mean = mean as f64;
-            assert!(
-                (average - mean).abs() < 4.0 * (mean / 4000.0).sqrt(),
-                "{average}"
-            );
-            assert!(
-                (squares / mean - 1.0).abs() < 4.0 * (3.0_f64 / 4000.0).sqrt(),
-                "{squares}"
-            );
-        }
-        assert_eq!(random.poisson(0), 0);
     }
 }

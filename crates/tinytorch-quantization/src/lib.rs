@@ -126,6 +126,7 @@ pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
 pub mod calibration;
+mod chance;
 pub mod composite;
 pub mod confidence;
 pub mod conv;
