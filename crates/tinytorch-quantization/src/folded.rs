@@ -14,6 +14,9 @@ use crate::fold::fold_batch_norm;
 use crate::framework::nn::{BatchNorm2d, Conv2d, Layer, Linear, Relu};
 use crate::framework::{Conv2dOptions, Tensor};
 use crate::layer::check_weight;
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
+use crate::packed::PackedTensor;
+use crate::precision::Precision;
 use crate::qtensor::QTensor;
 use crate::scheme::Scheme;
 use crate::stage::{Plan, Stage};
@@ -53,6 +56,17 @@ impl Stage {
         match self.plan {
             Plan::Weighted { .. } => self.fold(),
             _ => Ok(None),
+        }
+    }
+
+    /// As [`Stage::folded`], also for weights that will be codes between real values: dynamic and weight-only, but not bf16.
+    pub(crate) fn with_codes(&self) -> Result<Option<Folded>> {
+        match self.plan {
+            Plan::Narrow {
+                precision: Precision::Bf16,
+                ..
+            } => Ok(None),
+            _ => self.fold(),
         }
     }
 
@@ -127,22 +141,34 @@ impl Stage {
     }
 
     /// Writes the weight with these codes instead of the nearest ones: what learned rounding gives. They replace the weight of
-    /// the integer layer alone; [`Stage::forward`] still computes with the real one.
+    /// the quantized layer alone; [`Stage::forward`] still computes with the real one.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the stage has no weights, or if the codes are not symmetric, one scale for all or one for each
-    /// output; [`Error::ShapeMismatch`] if they have not the shape of the weight; [`Error::BadCodeRange`] if they do not fit an
-    /// `i8`.
+    /// [`Error::Unsupported`] if the stage has no weights that become codes, or if the codes are not symmetric, one scale for all
+    /// or one for each output, for weight-only layers also one for each group; [`Error::ShapeMismatch`] if they have not the
+    /// shape of the weight; [`Error::BadCodeRange`] if they do not fit an `i8`.
     pub fn set_weight_codes(&mut self, codes: QTensor) -> Result<()> {
-        let folded = self.folded_or_error()?;
+        let folded = self.with_codes()?.ok_or_else(|| self.no_weights())?;
         self.check_replacement(&folded, codes.shape(), folded.bias.len())?;
-        check_weight(&codes)?;
+        match self.plan {
+            Plan::Narrow {
+                precision: Precision::WeightOnly { .. },
+                ..
+            } => {
+                // The layer that they make knows what it can read.
+                let weight = NarrowWeight::Codes(PackedTensor::pack(&codes)?);
+                let operation = NarrowOperation::Product(folded.operation);
+                QNarrow::from_parts(weight, folded.bias, operation, folded.relu, None)
+                    .map_err(|error| error.in_layer(self.name()))?;
+            }
+            _ => check_weight(&codes)?,
+        }
         self.codes = Some(codes);
         Ok(())
     }
 
-    /// Gives the integer layer another bias, `[out]`, than the real layer has: what bias correction gives.
+    /// Gives the quantized layer another bias, `[out]`, than the real layer has: what bias correction gives.
     /// [`Stage::forward`] still computes with the real one. `None` takes it back.
     ///
     /// # Errors
@@ -150,7 +176,7 @@ impl Stage {
     /// [`Error::Unsupported`] if the stage has no weights, [`Error::ShapeMismatch`], [`Error::NotFinite`].
     pub fn set_corrected_bias(&mut self, bias: Option<Vec<f32>>) -> Result<()> {
         if let Some(bias) = &bias {
-            let folded = self.folded_or_error()?;
+            let folded = self.fold()?.ok_or_else(|| self.no_weights())?;
             self.check_replacement(&folded, folded.weight.shape(), bias.len())?;
             self.check_bias(bias)?;
         }
@@ -177,11 +203,14 @@ impl Stage {
     }
 
     fn folded_or_error(&self) -> Result<Folded> {
+        self.folded()?.ok_or_else(|| self.no_weights())
+    }
+
+    fn no_weights(&self) -> Error {
         let unsupported = Error::Unsupported {
             what: "other weights for a layer that has none to quantize",
         };
-        self.folded()?
-            .ok_or_else(|| unsupported.in_layer(self.name()))
+        unsupported.in_layer(self.name())
     }
 
     fn check_replacement(&self, folded: &Folded, weight: &[usize], bias: usize) -> Result<()> {

@@ -20,6 +20,10 @@ use crate::scheme::{Granularity, Scheme};
 #[non_exhaustive]
 pub enum Precision {
     /// Codes in, codes out; the ranges come from calibration.
+    ///
+    /// An embedding is a table of such codes: 8 bits, and one scale for all rows, so that one row of large values makes all
+    /// others coarse. Fewer bits, or groups, are kept as [`Precision::WeightOnly`] keeps them, with one scale a row or group, and
+    /// become codes when they are looked up.
     Static {
         /// How weights are written; `None` for [`PrepareOptions::weights`](crate::PrepareOptions::weights).
         weights: Option<Scheme>,

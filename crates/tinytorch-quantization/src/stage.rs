@@ -308,6 +308,16 @@ impl Stage {
         }
     }
 
+    /// Whether the layer it becomes works on codes or on real values, whichever come.
+    pub(crate) fn takes_either(&self) -> bool {
+        self.takes() == Takes::Either
+    }
+
+    /// Whether it becomes a layer with narrow weights between real values.
+    pub(crate) fn is_narrow(&self) -> bool {
+        matches!(self.plan, Plan::Narrow { .. })
+    }
+
     /// Whether a layer behind it reads its output as codes.
     pub(crate) fn is_read_as_codes(&self) -> bool {
         self.written

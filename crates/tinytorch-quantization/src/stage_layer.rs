@@ -8,7 +8,8 @@ use crate::folded::{Folded, Operation};
 use crate::framework::nn::Embedding;
 use crate::join::{QAdd, QConcat};
 use crate::linear::{QLinear, quantize_bias};
-use crate::narrow::{NarrowOperation, QNarrow};
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
+use crate::packed::PackedTensor;
 use crate::precision::Precision;
 use crate::qlayer::{FloatLayer, QLayer};
 use crate::scheme::QParams;
@@ -130,7 +131,10 @@ impl Stage {
     fn narrow(&self, precision: Precision, output: Option<QParams>) -> Result<QLayer> {
         let named = |error: Error| error.in_tensor(&format!("{}.weight", self.name));
         let (weight, bias, operation, relu) = match self.fold()? {
-            Some(folded) => {
+            Some(mut folded) => {
+                if let Some(bias) = &self.corrected_bias {
+                    folded.bias.clone_from(bias);
+                }
                 self.check_bias(&folded.bias)?;
                 let operation = NarrowOperation::Product(folded.operation);
                 (folded.weight, folded.bias, operation, folded.relu)
@@ -140,7 +144,13 @@ impl Stage {
                 (table, Vec::new(), NarrowOperation::Embedding, false)
             }
         };
-        let narrow = precision.write(operation, weight.view(), self.weights);
+        let narrow = match (precision, &self.codes) {
+            (Precision::Dynamic, Some(codes)) => Ok(NarrowWeight::Dynamic(codes.clone())),
+            (Precision::WeightOnly { .. }, Some(codes)) => {
+                PackedTensor::pack(codes).map(NarrowWeight::Codes)
+            }
+            _ => precision.write(operation, weight.view(), self.weights),
+        };
         let layer = QNarrow::from_parts(narrow.map_err(named)?, bias, operation, relu, output);
         Ok(QLayer::Narrow(Box::new(
             layer.map_err(|error| error.in_layer(&self.name))?,

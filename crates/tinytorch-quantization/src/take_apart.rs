@@ -17,6 +17,7 @@ use crate::ledger::{Fate, Ledger};
 use crate::precision::Precision;
 use crate::prepare::PrepareOptions;
 use crate::qlayer::QLayer;
+use crate::scheme::{Granularity, Scheme};
 use crate::stage::{Plan, Stage, demands_codes, note_readers};
 
 /// A layer by its dotted name.
@@ -219,7 +220,7 @@ fn way(leaves: Vec<Leaf>, options: &PrepareOptions, ledger: &mut Ledger) -> Resu
             };
             (plan, fate, rule)
         } else {
-            let plan = plan_for(&*layer, precision, kept);
+            let plan = plan_for(&*layer, precision, kept, options);
             let plan = match plan {
                 Plan::Weighted { .. } | Plan::Narrow { .. } => {
                     if layer.as_any().is::<Conv2d>() {
@@ -266,7 +267,7 @@ fn rule_of(plan: &Plan) -> (Fate, String) {
     match plan {
         Plan::Weighted { .. } => quantized("static: codes in, codes out"),
         Plan::Same(_) => quantized("works on the codes of its input"),
-        Plan::Embedding => quantized("a table of codes"),
+        Plan::Embedding => quantized("a table of codes: 8 bits, one scale for all rows"),
         Plan::Narrow { precision, .. } => quantized(&match precision {
             Precision::Dynamic => "dynamic: inputs become codes when they come".to_owned(),
             Precision::WeightOnly { bits, group: None } => {
@@ -290,7 +291,24 @@ fn ends_real(way: &[Stage]) -> bool {
     last.is_some_and(Stage::gives_real)
 }
 
-fn plan_for(layer: &dyn Layer, precision: Precision, kept: bool) -> Plan {
+/// What a static embedding becomes. Its rows are the codes of activations, which have 8 bits and one scale for all; where fewer are
+/// asked for, or groups, it keeps narrow rows with scales of their own, and what is looked up is written as codes.
+fn table(weights: Scheme) -> Plan {
+    let bits = weights.codes.bits();
+    let group = match weights.granularity {
+        Granularity::PerGroup { size } => Some(size),
+        Granularity::PerTensor | Granularity::PerChannel { .. } => None,
+    };
+    if bits >= 8 && group.is_none() {
+        return Plan::Embedding;
+    }
+    Plan::Narrow {
+        relu: false,
+        precision: Precision::WeightOnly { bits, group },
+    }
+}
+
+fn plan_for(layer: &dyn Layer, precision: Precision, kept: bool, options: &PrepareOptions) -> Plan {
     let any = layer.as_any();
     let has_weights = any.is::<Linear>() || any.is::<Conv2d>() || any.is::<Embedding>();
     if kept || (has_weights && precision == Precision::Float) {
@@ -298,7 +316,9 @@ fn plan_for(layer: &dyn Layer, precision: Precision, kept: bool) -> Plan {
     }
     if has_weights {
         return match precision {
-            Precision::Static { .. } if any.is::<Embedding>() => Plan::Embedding,
+            Precision::Static { weights } if any.is::<Embedding>() => {
+                table(weights.unwrap_or(options.weights))
+            }
             Precision::Static { .. } => Plan::Weighted { relu: false },
             precision => Plan::Narrow {
                 relu: false,

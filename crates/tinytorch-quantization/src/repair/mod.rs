@@ -10,11 +10,12 @@
 //! | step | what it changes | helps against |
 //! |---|---|---|
 //! | [`Step::Equalization`] | the scale of channels between layers; the function stays | one scale for channels of very different ranges |
-//! | [`Step::BiasCorrection`] | the bias of the integer layers | errors that do not average out |
+//! | [`Step::BiasCorrection`] | the bias of the quantized layers | errors that do not average out |
 //! | [`Step::LearnedRounding`] | codes and scales of weights, then the bias | few bits |
 //!
 //! After each the whole integer model is measured on the data, against the model in `f32`. A step that did not lower the
-//! error is taken back.
+//! error is taken back. Static, dynamic and weight-only layers are repaired alike; equalization scales static ones alone. What is left
+//! as it is, bf16 and tables, is named in the report.
 //!
 //! ```
 //! use rand::SeedableRng;
@@ -133,6 +134,7 @@ pub fn repair(
     forget(prepared);
     let mut judge = Judge::new(prepared, batches)?;
     let mut report = RepairReport::new(judge.error(prepared)?);
+    report.left = left(prepared)?;
     if options.equalize {
         let before = State::of(prepared)?;
         let equalized = equalize(prepared)?;
@@ -166,6 +168,20 @@ pub fn repair(
         }
     }
     Ok(report)
+}
+
+/// The narrow layers for which there is nothing to learn, and why.
+fn left(prepared: &Prepared) -> Result<Vec<(String, String)>> {
+    let mut left = Vec::new();
+    for stage in prepared.all_stages() {
+        let reason = match (stage.is_narrow(), stage.fold()?, stage.with_codes()?) {
+            (true, Some(_), None) => "bf16: its weights are no codes to choose",
+            (true, None, _) => "a table: rows are looked up, and no sum could make good for them",
+            _ => continue,
+        };
+        left.push((stage.name().to_owned(), reason.to_owned()));
+    }
+    Ok(left)
 }
 
 /// The data, and what the model makes of it in `f32`.
@@ -214,28 +230,27 @@ fn forget(prepared: &mut Prepared) {
     chain(prepared.stages_mut());
 }
 
-/// What a repair changes, to be put back: all weights, in order of computation.
+/// What a repair changes, to be put back: stage by stage, in order of computation.
 struct State(Vec<StageState>);
 
 struct StageState {
-    folded: Folded,
+    /// Where equalization may have changed it.
+    folded: Option<Folded>,
     codes: Option<QTensor>,
     bias: Option<Vec<f32>>,
 }
 
 impl State {
     fn of(prepared: &Prepared) -> Result<Self> {
-        let mut states = Vec::new();
-        for stage in prepared.all_stages() {
-            if let Some(folded) = stage.folded()? {
-                states.push(StageState {
-                    folded,
-                    codes: stage.weight_codes().cloned(),
-                    bias: stage.corrected_bias().map(<[f32]>::to_vec),
-                });
-            }
-        }
-        Ok(Self(states))
+        let stages = prepared.all_stages().into_iter();
+        let state = |stage: &Stage| {
+            Ok(StageState {
+                folded: stage.folded()?,
+                codes: stage.weight_codes().cloned(),
+                bias: stage.corrected_bias().map(<[f32]>::to_vec),
+            })
+        };
+        stages.map(state).collect::<Result<_>>().map(Self)
     }
 
     fn restore(self, prepared: &mut Prepared) -> Result<()> {
@@ -244,15 +259,16 @@ impl State {
                 for branch in stage.branches_mut() {
                     chain(branch, states)?;
                 }
-                if stage.folded()?.is_none() {
-                    continue;
+                let Some(state) = states.next() else { break };
+                if let Some(folded) = state.folded {
+                    stage.set_folded(folded.weight, folded.bias)?;
                 }
-                if let Some(state) = states.next() {
-                    stage.set_folded(state.folded.weight, state.folded.bias)?;
-                    if let Some(codes) = state.codes {
-                        stage.set_weight_codes(codes)?;
-                    }
-                    stage.set_corrected_bias(state.bias)?;
+                stage.forget_repair();
+                if let Some(codes) = state.codes {
+                    stage.set_weight_codes(codes)?;
+                }
+                if let Some(bias) = state.bias {
+                    stage.set_corrected_bias(Some(bias))?;
                 }
             }
             Ok(())

@@ -65,6 +65,8 @@ pub struct RepairReport {
     pub steps: Vec<StepReport>,
     /// Layers whose channels could not be scaled, and why.
     pub skipped: Vec<(String, String)>,
+    /// Narrow layers for which nothing can be learned, and why.
+    pub left: Vec<(String, String)>,
 }
 
 impl RepairReport {
@@ -74,6 +76,7 @@ impl RepairReport {
             after: error,
             steps: Vec::new(),
             skipped: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -128,6 +131,9 @@ impl fmt::Display for RepairReport {
         line(f, "all together", self.before, self.after, true)?;
         for (layer, reason) in &self.skipped {
             writeln!(f, "not equalized: {layer}: {reason}")?;
+        }
+        for (layer, reason) in &self.left {
+            writeln!(f, "not learned: {layer}: {reason}")?;
         }
         Ok(())
     }

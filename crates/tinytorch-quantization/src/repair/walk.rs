@@ -3,10 +3,12 @@
 use super::layer::Statistics;
 use super::report::{LayerReport, noise_and_signal, ratio};
 use super::rounding::RoundingOptions;
+use crate::composite::Takes;
 use crate::error::{Error, Result};
 use crate::folded::Folded;
 use crate::framework::Tensor;
 use crate::prepare::Prepared;
+use crate::qlayer::QLayer;
 use crate::qmodel::QModel;
 use crate::qtensor::QTensor;
 use crate::scheme::{CodeRange, QParams};
@@ -25,7 +27,7 @@ pub(super) fn walk(
 ) -> Result<Vec<LayerReport>> {
     let meaning = prepared.input_qparams()?;
     // Some models begin with a layer that reads real values.
-    let written = demands_codes(prepared.stages(), false);
+    let written = demands_codes(prepared.stages(), true);
     // What flows, as the real model and as the integer model sees it.
     let mut flow = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -41,7 +43,7 @@ pub(super) fn walk(
         bias,
         reports: Vec::new(),
     };
-    walk.chain(prepared.stages_mut(), meaning, flow)?;
+    walk.chain(prepared.stages_mut(), meaning, written, flow)?;
     Ok(walk.reports)
 }
 
@@ -52,11 +54,12 @@ struct Walk {
 }
 
 impl Walk {
-    /// One stage after another; the stages inside of one before the one itself.
+    /// One stage after another; the stages inside of one before the one itself. `on_codes`: what enters is codes.
     fn chain(
         &mut self,
         stages: &mut [Stage],
         mut meaning: QParams,
+        mut on_codes: bool,
         mut flow: Vec<(Tensor, Tensor)>,
     ) -> Result<()> {
         for stage in stages {
@@ -65,11 +68,18 @@ impl Walk {
             let output = stage.output_qparams(meaning)?;
             let expected = flow.iter().map(|(real, _)| stage.compute(real));
             let expected: Vec<Tensor> = expected.collect::<Result<_>>()?;
+            let inside = stage.takes() == Takes::Codes || stage.takes_either() && on_codes;
             for branch in stage.branches_mut() {
-                self.chain(branch, meaning, flow.clone())?;
+                self.chain(branch, meaning, inside, flow.clone())?;
             }
-            let mut got = run(stage, meaning, output, &flow).map_err(named)?;
-            if let Some(folded) = stage.folded()? {
+            let mut got = if stage.takes_either() && !on_codes {
+                // Alone, such a layer would be given codes.
+                let got = flow.iter().map(|(_, got)| stage.compute(got));
+                got.collect::<Result<_>>()?
+            } else {
+                run(stage, meaning, output, &flow).map_err(named)?
+            };
+            if let Some(folded) = stage.with_codes()? {
                 let before = error(&expected, &got);
                 learn(stage, &folded, &flow, meaning, self.rounding, self.bias).map_err(named)?;
                 let better = run(stage, meaning, output, &flow).map_err(named)?;
@@ -88,6 +98,9 @@ impl Walk {
                     kept,
                 });
             }
+            if !stage.takes_either() {
+                on_codes = !stage.gives_real() || stage.is_read_as_codes();
+            }
             flow = expected.into_iter().zip(got).collect();
             meaning = output;
         }
@@ -103,15 +116,35 @@ fn learn(
     rounding: Option<RoundingOptions>,
     bias: bool,
 ) -> Result<()> {
-    let statistics = Statistics::of(folded, flow)?;
-    let weight = match rounding {
-        Some(options) => {
-            let codes = statistics.learn_codes(folded, Some(input.scale), bias, options)?;
+    // A layer between real values is read as it will be: its weights, and what it multiplies.
+    let narrow = match stage.is_narrow() {
+        true => match stage.quantize(input, input)? {
+            QLayer::Narrow(layer) => Some(layer),
+            _ => None,
+        },
+        false => None,
+    };
+    let statistics = match &narrow {
+        Some(layer) => {
+            let multiplied = |(real, got): &(Tensor, Tensor)| {
+                let got = layer.multiplied(got)?;
+                Ok((real.clone(), got))
+            };
+            let flow = flow.iter().map(multiplied).collect::<Result<Vec<_>>>()?;
+            Statistics::of(folded, &flow)?
+        }
+        None => Statistics::of(folded, flow)?,
+    };
+    let weight = match (rounding, &narrow) {
+        (Some(options), _) => {
+            let scale = narrow.is_none().then_some(input.scale);
+            let codes = statistics.learn_codes(folded, scale, bias, options)?;
             let weight = codes.dequantize();
             stage.set_weight_codes(codes)?;
             weight
         }
-        None => {
+        (None, Some(layer)) => layer.weight().dequantize().array().into_owned(),
+        (None, None) => {
             let weight = folded.weight.view();
             let (codes, _) =
                 crate::layer::quantize_parts(weight, &folded.bias, folded.scheme, input.scale)?;

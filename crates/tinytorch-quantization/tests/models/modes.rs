@@ -162,6 +162,32 @@ fn what_is_not_static_needs_no_data() {
     ));
 }
 
+/// Every static table used to have 8 bits and one scale, whatever was asked for.
+#[test]
+fn a_static_table_has_the_bits_that_were_asked_for() {
+    let (model, x) = words(9);
+    for bits in 2..=8 {
+        let overrides = vec![("words".to_owned(), Precision::static_bits(bits))];
+        let options = PrepareOptions {
+            overrides,
+            ..PrepareOptions::default()
+        };
+        let quantized = quantized(&model, &options, std::slice::from_ref(&x));
+        let layers = quantized.layers().expect("made");
+        let (rule, kind, packed) = match bits {
+            8 => ("8 bits, one scale", "embedding", 800),
+            5..8 => ("bits, one scale a row", "narrow_embedding", 800 + 50 * 4),
+            _ => ("bits, one scale a row", "narrow_embedding", 400 + 50 * 4),
+        };
+        assert!(quantized.ledger().entries[0].rule.contains(rule), "{bits}");
+        assert_eq!(layers[0].1.kind(), kind);
+        // 50 rows of 16; beside them the parameters of the output.
+        assert_eq!(layers[0].1.memory_bytes(), packed + 8, "{bits}");
+        let y = quantized.forward(&x).expect("fits").to_vec();
+        assert_eq!(y, quantized.forward_definition(&x).expect("fits").to_vec());
+    }
+}
+
 #[test]
 fn a_row_does_not_depend_on_its_batch_when_its_range_is_found_at_run_time() {
     let rng = &mut Rng::seed_from_u64(1);

@@ -10,8 +10,8 @@ use tinytorch_core::nn::{
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_quantization::repair::{RoundingOptions, equalize, learn_codes};
 use tinytorch_quantization::{
-    CodeRange, Error, Granularity, NonFinite, PrepareOptions, Prepared, RepairOptions, Scheme,
-    calibrate, convert, prepare, repair,
+    CodeRange, Error, Granularity, NonFinite, Precision, PrepareOptions, Prepared, RepairOptions,
+    Scheme, calibrate, convert, prepare, repair,
 };
 
 type Rng = ChaCha8Rng;
@@ -287,6 +287,71 @@ fn learned_rounding_wins_back_what_few_bits_lose() {
             "{granularity:?}: {plain} {repaired}"
         );
     }
+}
+
+/// Only static layers were repaired; of all others the report said "no gain: taken back", though nothing had been tried.
+#[test]
+fn dynamic_and_weight_only_layers_are_repaired_and_others_are_named() {
+    let three = options(3, CHANNELS);
+    let weight_only = |bits, group| Precision::WeightOnly { bits, group };
+    for (precision, learned) in [
+        (Precision::Dynamic, true),
+        (weight_only(3, None), true),
+        (weight_only(3, Some(6)), true),
+        (Precision::Bf16, false),
+    ] {
+        let rng = &mut Rng::seed_from_u64(0);
+        let model = network(rng);
+        let (data, fresh) = (images(256, rng), images(128, rng));
+        let options = PrepareOptions {
+            precision,
+            ..three.clone()
+        };
+        let mut prepared = calibrated(&model, &options, std::slice::from_ref(&data));
+        let plain = error(&prepared, &model, &fresh);
+        let report = repair(&mut prepared, &[data], &RepairOptions::default()).expect("good data");
+        let repaired = error(&prepared, &model, &fresh);
+        let steps = report.steps.iter();
+        let layers: usize = steps
+            .filter(|step| step.kept)
+            .map(|step| step.layers.len())
+            .sum();
+        if learned {
+            // On images that nothing was learned from.
+            assert!(
+                repaired < plain / 4.0,
+                "{precision:?}: {plain} {repaired}\n{report}"
+            );
+            assert!(report.left.is_empty() && layers > 0, "{report}");
+        } else {
+            assert_eq!(
+                (repaired, layers, report.left.len()),
+                (plain, 0, 5),
+                "{report}"
+            );
+            assert!(
+                report.to_string().contains("not learned: first: bf16"),
+                "{report}"
+            );
+        }
+        // A second repair begins where the first did.
+        let again = prepared.stage("last").expect("it is there").weight_codes();
+        assert_eq!(again.is_some(), learned);
+    }
+}
+
+#[test]
+fn a_table_of_narrow_rows_is_left_and_named() {
+    let (model, ids) = super::modes::words(8);
+    let options = PrepareOptions {
+        precision: Precision::WEIGHT_ONLY_INT4,
+        ..PrepareOptions::default()
+    };
+    let mut prepared = calibrated(&model, &options, std::slice::from_ref(&ids));
+    let report = repair(&mut prepared, &[ids], &RepairOptions::default()).expect("good data");
+    let names: Vec<&str> = report.left.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["words"]);
+    assert!(report.after < report.before, "{report}");
 }
 
 #[test]
