@@ -176,7 +176,8 @@ fn read_tree(root: &Path, folder: &Path) -> Result<Texts> {
         for entry in fs::read_dir(&shown).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let path = folder.join(entry.file_name());
-            if entry.file_name() == "target" {
+            // What cargo builds; a module of that name is a source.
+            if entry.file_name() == "target" && entry.path().join("CACHEDIR.TAG").is_file() {
                 continue;
             }
             if entry.path().is_dir() {
