@@ -11,18 +11,19 @@ use crate::failure::Failure;
 /// Path from the root, with `/`, to content.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Names that no one hands out.
-fn is_litter(name: &str) -> bool {
-    [
-        "target",
-        ".git",
-        ".tito",
-        ".DS_Store",
-        "__pycache__",
-        ".venv",
-        "node_modules",
-    ]
-    .contains(&name)
+/// Names that no one hands out; a folder `target` only if it is cargo's, which marks it: a source may be called so.
+fn is_litter(folder: &Path, name: &str) -> bool {
+    let is_cargos = name == "target" && folder.join(name).join("CACHEDIR.TAG").is_file();
+    is_cargos
+        || [
+            ".git",
+            ".tito",
+            ".DS_Store",
+            "__pycache__",
+            ".venv",
+            "node_modules",
+        ]
+        .contains(&name)
         || [".tmp", ".swp", ".orig", ".rej", ".bak", ".pyc", "~"]
             .iter()
             .any(|end| name.ends_with(end))
@@ -68,7 +69,7 @@ pub fn collect(
             ))
             .into());
         };
-        if !is_litter(name) {
+        if !is_litter(&place, name) {
             collect(root, &format!("{path}/{name}"), wanted, files)?;
         }
     }
