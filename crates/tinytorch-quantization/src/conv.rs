@@ -3,6 +3,10 @@
 //! In: codes `[batch, in, height, width]`. Out: codes `[batch, out, out height, out width]`. Batch norm and ReLU behind
 //! a convolution leave no trace: the first is folded into weight and bias beforehand, the second into the bounds of the
 //! codes.
+//!
+//! Source: Jacob et al. 2018, sections 2.2 and 2.3 for the product of codes and its zero points, 2.4 for bias and
+//! requantization in one layer, 3.2 for folding. The multiplier is an `f32` here (N12), and each output channel has a weight
+//! scale of its own (N8).
 
 use ndarray::ArrayViewD;
 
@@ -142,6 +146,7 @@ impl QConv2d {
 
     /// Computes the layer by its definition: gathers what the kernel covers at every place into a row, multiplies, adds
     /// the bias, requantizes. Outside the image the code is the input's zero point, which means 0.0.
+    /// `[batch, in, height, width]` to `[batch, out, out height, out width]`.
     ///
     /// # Errors
     ///
@@ -227,7 +232,7 @@ impl QConv2d {
         rows
     }
 
-    /// The factor from accumulator to output, for each output channel.
+    /// The factor from accumulator to output, for each output channel. Shape `[out]`.
     ///
     /// # Errors
     ///

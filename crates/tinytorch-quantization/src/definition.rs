@@ -22,6 +22,7 @@ pub(crate) enum Exact {
 }
 
 impl Exact {
+    /// The real values, in the same shape.
     pub fn into_real(self) -> Tensor {
         match self {
             Self::Codes(codes) => Tensor::from_array(codes.dequantize()),
@@ -29,6 +30,8 @@ impl Exact {
         }
     }
 
+    /// The codes, in the same shape; real values are written with those chosen for them. `source` names them in
+    /// an error.
     pub fn into_codes(self, source: &str) -> Result<QTensor> {
         match self {
             Self::Codes(codes) => Ok(codes),

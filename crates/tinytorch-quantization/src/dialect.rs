@@ -96,7 +96,7 @@ impl Dialect {
         })
     }
 
-    /// Writes each value as a code; codes may have up to 16 bits.
+    /// Writes each value as a code; codes may have up to 16 bits. Any shape, flattened; one code for each value, in order.
     ///
     /// 2.5 steps become code 2, in LiteRT 3, of zero point 0.
     ///
@@ -111,7 +111,8 @@ impl Dialect {
         Ok(values.iter().map(code).collect())
     }
 
-    /// Where the gradient passes fake quantization: the code, rounded but not yet saturated, is one of the codes (N14).
+    /// Where the gradient passes fake quantization: the code, rounded but not yet saturated, is one of the codes (N14). One
+    /// answer for each value, in order.
     ///
     /// # Errors
     ///

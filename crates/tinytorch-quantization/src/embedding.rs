@@ -23,7 +23,7 @@ pub struct QEmbedding {
 }
 
 impl QEmbedding {
-    /// The parameters that a table of real numbers asks for: its range over the 256 codes.
+    /// The parameters that a table of real numbers asks for: its range over the 256 codes. `weight` is `[count, width]`.
     ///
     /// # Errors
     ///

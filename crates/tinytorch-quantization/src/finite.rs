@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, Axis};
 
 use crate::error::{Error, Result};
 
-/// Checks that every value is finite.
+/// Checks that every value is finite. Any shape, flattened in row-major order.
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub fn check_finite(values: &[f32]) -> Result<()> {
     error.map_or(Ok(()), Err)
 }
 
-/// Checks that every value is finite, and that `axis` exists.
+/// Checks that every value is finite, and that `axis` exists. Any shape with that axis.
 ///
 /// # Errors
 ///

@@ -31,6 +31,7 @@ pub(crate) struct Codes {
 }
 
 impl Flow {
+    /// The real values, in the shape they have; an image has its channels first.
     pub fn into_real(self) -> Result<Tensor> {
         match self {
             Self::Real(tensor) => Ok(tensor),

@@ -184,7 +184,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The bias that [`Stage::set_corrected_bias`] gave, if it did.
+    /// The bias that [`Stage::set_corrected_bias`] gave, if it did. Shape `[out]`.
     #[must_use]
     pub fn corrected_bias(&self) -> Option<&[f32]> {
         self.corrected_bias.as_deref()
@@ -196,7 +196,7 @@ impl Stage {
         self.corrected_bias = None;
     }
 
-    /// The codes that [`Stage::set_weight_codes`] gave, if it did.
+    /// The codes that [`Stage::set_weight_codes`] gave, if it did. Shape `[out, in]` or `[out, in / groups, kh, kw]`.
     #[must_use]
     pub fn weight_codes(&self) -> Option<&QTensor> {
         self.codes.as_ref()

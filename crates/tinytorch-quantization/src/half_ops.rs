@@ -167,7 +167,7 @@ impl Product {
         [self.output[1], self.output[2]]
     }
 
-    /// `x · weight + bias`.
+    /// `x · weight + bias`. Row-major, shapes as in [`Product::linear`] or [`Product::conv2d`]; `bias` is `[out]`.
     pub fn forward(&self, x: &Stored, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         match x {
             Stored::Bf16(x) => self.forward_with(x, weight, bias),
@@ -175,7 +175,8 @@ impl Product {
         }
     }
 
-    /// The gradients for `gradient`, which has been rounded.
+    /// The gradients of `x`, if wanted, and of `weight`, in their shapes, for `gradient`, which has been rounded and has
+    /// the shape of the output.
     pub fn backward(
         &self,
         x: &Stored,
@@ -189,7 +190,8 @@ impl Product {
         }
     }
 
-    /// The gradient of the bias: the sum over everything but the outputs, in `f64`.
+    /// The gradient of the bias: the sum over everything but the outputs, in `f64`. `[.., out]` or
+    /// `[batch, out, height, width]` to `[out]`.
     pub fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let [outputs, height, width] = self.output;
         let mut sums = vec![0.0_f64; outputs];
@@ -242,7 +244,8 @@ impl Product {
     }
 
     /// `x · weight + bias` of numbers that are bf16 already, with a bias in `f32` that is added to the whole sum: that of a
-    /// convolution. The bits of `gemm_bf16`, the inner dimension in the order of the weight.
+    /// convolution. The bits of `gemm_bf16`, the inner dimension in the order of the weight. Shapes as in
+    /// [`Product::forward`].
     pub fn forward_bf16(&self, x: &[bf16], weight: &[bf16], bias: &[f32]) -> Vec<f32> {
         self.forward_rounded(x, weight, bias)
     }

@@ -15,6 +15,7 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
+    /// Rounds each value; any shape, flattened.
     pub fn new(half: Half, values: &[f32]) -> Self {
         match half {
             Half::Bf16 => Self::Bf16(values.iter().map(|&value| rounded(value)).collect()),
@@ -26,6 +27,7 @@ impl Stored {
         }
     }
 
+    /// Reads each value back, in order.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),

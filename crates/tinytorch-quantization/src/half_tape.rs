@@ -31,7 +31,7 @@ enum Kept {
 }
 
 impl Flow {
-    /// What a model is given.
+    /// What a model is given. `[batch, ..]`; any shape stays.
     pub fn real(x: &Tensor) -> Self {
         Self {
             values: Kept::Real(standard(&x.array()), Arc::default()),
@@ -48,7 +48,7 @@ impl Flow {
         }
     }
 
-    /// In `f32`.
+    /// In `f32`. The shape stays.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.values {
             Kept::Half(stored) => Tensor::new(stored.to_f32(), &self.shape),
@@ -270,7 +270,8 @@ impl Tape {
         kept.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// The gradients: of the input, if wanted, then of the parameters.
+    /// The gradients: of the input, if wanted, then of the parameters. `gradient` has the shape of the output, `shape` is
+    /// that of the input; each has the shape of what it belongs to.
     pub fn backward(
         self,
         gradient: &ArrayD<f32>,

@@ -91,7 +91,7 @@ impl Histogram {
         Err(Error::BadHistogram { why })
     }
 
-    /// Counts every value.
+    /// Counts every value. Any shape, flattened; the order does not matter.
     ///
     /// # Errors
     ///

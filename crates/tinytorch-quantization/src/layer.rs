@@ -87,7 +87,8 @@ fn room_for_bias(products: usize) -> i32 {
     i32::MAX - 255 * 128 * products as i32
 }
 
-/// Checks what a layer relies on, so that its forward pass can neither panic nor overflow.
+/// Checks what a layer relies on, so that its forward pass can neither panic nor overflow. `weight` is `[out, in]` or
+/// `[out, in / groups, kh, kw]`, `bias` is `[out]`.
 ///
 /// # Errors
 ///
@@ -106,7 +107,8 @@ pub fn check_parts(weight: &QTensor, bias: &[i32], input: QParams, output: QPara
     multipliers(input.scale, &weight.row_scales(), output.scale).map(|_| ())
 }
 
-/// Checks that the codes of a weight are symmetric, fit an `i8`, and have one scale, or one for each output.
+/// Checks that the codes of a weight are symmetric, fit an `i8`, and have one scale, or one for each output. Shape
+/// `[out, ..]`.
 ///
 /// # Errors
 ///

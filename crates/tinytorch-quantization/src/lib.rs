@@ -27,7 +27,9 @@
 //! | [`precision_search`], [`frontier`] | which layer in which precision? |
 //! | [`metrics`], [`latency`] | what it costs |
 //!
-//! The rules N1, N2, ... that the code cites are in `docs/numerics.md`.
+//! The rules N1, N2, ... that the code cites are in `docs/numerics.md`. What [`linear`], [`gemm`] and
+//! [`requantize`](mod@requantize) compute is from Jacob et al. 2018, arXiv 1712.05877, sections 2.2 to 2.4, with the multiplier in
+//! `f32` (N12).
 //!
 //! ```
 //! use rand::SeedableRng;

@@ -1,6 +1,10 @@
 //! How much quantization costs: one definition for each measure.
 //!
 //! In: what was expected and what came, value by value. Out: numbers to be compared.
+//!
+//! Sources: the signal-to-quantization-noise ratio as in Lin, Talathi, Annapureddy 2016, "Fixed Point Quantization of Deep
+//! Convolutional Networks", arXiv 1511.06393; the divergence is that of Kullback and Leibler 1951, "On Information and
+//! Sufficiency". The others are by definition.
 
 use std::fmt;
 
@@ -32,7 +36,7 @@ impl fmt::Display for ErrorReport {
     }
 }
 
-/// All measures at once.
+/// All measures at once. Any shape, flattened, the same for both.
 ///
 /// # Panics
 ///
@@ -58,13 +62,14 @@ pub fn compare(expected: &[f32], got: &[f32]) -> ErrorReport {
     }
 }
 
-/// The signal-to-quantization-noise ratio in decibels.
+/// The signal-to-quantization-noise ratio in decibels. Any shape, flattened, the same for both.
 ///
 /// ```text
 /// 10 · log₁₀( Σ expected² / Σ (expected − got)² )
 /// ```
 ///
-/// `expected = [3, 4]`, `got = [3, 4.5]`: `10 · log₁₀(25 / 0.25) = 20` dB. Every further bit of a code is worth some 6.
+/// `expected = [3, 4]`, `got = [3, 4.5]`: `10 · log₁₀(25 / 0.25) = 20` dB. Every further bit of a code is worth some 6:
+/// it halves the steps, and `20 · log₁₀(2) = 6.02`.
 /// Infinite if nothing was lost.
 ///
 /// # Panics
@@ -108,7 +113,8 @@ pub fn cosine(expected: &[f32], got: &[f32]) -> f64 {
     dot(expected, got) / (left.sqrt() * right.sqrt())
 }
 
-/// The share of rows in which both have their largest value at the same place: how often two classifiers agree.
+/// The share of rows in which both have their largest value at the same place: how often two classifiers agree. Both are
+/// `[rows, classes]`.
 ///
 /// `rows` of `classes` values each; the first of equals counts. A row with a NaN has no largest value and agrees with none. No rows
 /// agree fully: 1.
@@ -165,6 +171,7 @@ pub fn accuracy(scores: &[f32], classes: usize, labels: &[usize]) -> f64 {
 }
 
 /// The answer of each row: the place of its largest value, the first of equals; `None` for a row with a NaN.
+/// `[rows, classes]` to `[rows]`.
 ///
 /// # Panics
 ///

@@ -98,7 +98,7 @@ impl Half {
     }
 }
 
-/// Rounds a tensor to half precision, and the gradient on its way back.
+/// Rounds a tensor to half precision, and the gradient on its way back. Any shape, which stays.
 #[must_use]
 pub fn to_half(x: &Tensor, half: Half) -> Tensor {
     let output = x.array().mapv(|value| half.round(value));

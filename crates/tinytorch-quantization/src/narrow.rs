@@ -53,7 +53,7 @@ pub struct QNarrow {
 }
 
 impl NarrowWeight {
-    /// Writes real weights as codes for products with codes.
+    /// Writes real weights as codes for products with codes. `[out, in]` or `[out, in / groups, kh, kw]`, which stays.
     ///
     /// # Errors
     ///
@@ -62,7 +62,8 @@ impl NarrowWeight {
         QTensor::quantize(weight, scheme).map(Self::Dynamic)
     }
 
-    /// Writes real weights as codes for products with real values.
+    /// Writes real weights as codes for products with real values. `[out, in]`, `[out, in / groups, kh, kw]`, or a table
+    /// `[count, width]`, which stays.
     ///
     /// # Errors
     ///
@@ -72,6 +73,7 @@ impl NarrowWeight {
     }
 
     /// Rounds real weights to bf16: to nearest, ties to even; what would be subnormal becomes 0, as the product reads it.
+    /// Shapes as for [`NarrowWeight::codes`].
     ///
     /// # Errors
     ///
@@ -91,7 +93,7 @@ impl NarrowWeight {
         Ok(Self::Bf16 { values, shape })
     }
 
-    /// The length of each axis.
+    /// The length of each axis. `[out, in]`, `[out, in / groups, kh, kw]`, or `[count, width]`.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -236,7 +238,7 @@ impl QNarrow {
         })
     }
 
-    /// The weights.
+    /// The weights. `[out, in]`, `[out, in / groups, kh, kw]`, or `[count, width]`.
     #[must_use]
     pub fn weight(&self) -> &NarrowWeight {
         &self.weight

@@ -61,7 +61,7 @@ enum Form {
 }
 
 impl NarrowStep {
-    /// Packs the weights of a layer.
+    /// Packs the weights of a layer. Shapes are those of [`QNarrow::from_parts`].
     ///
     /// # Errors
     ///
@@ -233,7 +233,8 @@ impl NarrowStep {
         }
     }
 
-    /// Real values to real values: the bits of the definition.
+    /// Real values to real values: the bits of the definition. `[.., in]` to `[.., out]`, `[batch, in, height, width]` to
+    /// `[batch, out, out height, out width]`, or indices `[..]` to `[.., width]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.form {
             Form::DynamicLinear(layer, _) => {

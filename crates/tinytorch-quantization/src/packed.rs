@@ -25,7 +25,7 @@ pub fn pack_nibbles(codes: &[i8]) -> Vec<u8> {
     codes.chunks(2).map(pair).collect()
 }
 
-/// Reads `count` codes `-8..=7` that [`pack_nibbles`] wrote.
+/// Reads `count` codes `-8..=7` that [`pack_nibbles`] wrote. Shape `[count]`.
 ///
 /// # Panics
 ///
@@ -38,7 +38,7 @@ pub fn unpack_i4(bytes: &[u8], count: usize) -> Vec<i8> {
     nibbles(bytes, count).map(signed).collect()
 }
 
-/// Reads `count` codes `0..=15` that [`pack_nibbles`] wrote.
+/// Reads `count` codes `0..=15` that [`pack_nibbles`] wrote. Shape `[count]`.
 ///
 /// # Panics
 ///
@@ -148,7 +148,7 @@ pub struct PackedTensor {
 }
 
 impl PackedTensor {
-    /// Finds the parameters that `scheme` asks for in the values themselves, and packs the codes.
+    /// Finds the parameters that `scheme` asks for in the values themselves, and packs the codes. Any shape, which stays.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ impl PackedTensor {
         Self::quantize_as(values, parameters, scheme.codes)
     }
 
-    /// Writes the values with these parameters, and packs the codes.
+    /// Writes the values with these parameters, and packs the codes. Any shape that the parameters fit; it stays.
     ///
     /// # Errors
     ///
@@ -176,7 +176,7 @@ impl PackedTensor {
         Self::of(&signed, shift)
     }
 
-    /// Packs codes that are a byte each.
+    /// Packs codes that are a byte each. The shape stays.
     ///
     /// # Errors
     ///
@@ -258,7 +258,7 @@ impl PackedTensor {
     }
 
     /// The codes a byte each, ready to compute with. Codes `0..=255` and their zero points move by −128 to fit an `i8`, which
-    /// leaves every real value what it was (N9).
+    /// leaves every real value what it was (N9). The shape stays.
     ///
     /// # Errors
     ///
@@ -286,7 +286,7 @@ impl PackedTensor {
         self.code_type.read(&self.bytes, index)
     }
 
-    /// The codes as they are held.
+    /// The codes as they are held. Flat, in row-major order.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -322,7 +322,8 @@ impl PackedTensor {
         self.range
     }
 
-    /// The scales in the order of [`Parameters::pairs`].
+    /// The scales in the order of [`Parameters::pairs`]. One per tensor, `[channels]` per channel,
+    /// `[rows · groups of a row]` per group.
     #[must_use]
     pub fn scales(&self) -> &[f32] {
         &self.scales

@@ -11,7 +11,7 @@ use crate::packed::{CodeType, PackedTensor};
 use crate::scheme::{Granularity, QParams};
 
 impl PackedTensor {
-    /// The real values that the codes stand for.
+    /// The real values that the codes stand for. In the shape of the codes.
     #[must_use]
     pub fn dequantize(&self) -> ArrayD<f32> {
         let mut values = vec![0.0; self.len()];

@@ -41,7 +41,7 @@ pub enum Parameters {
 
 impl Parameters {
     /// Finds the pairs that `scheme` asks for in the values themselves: of each part, the largest magnitude if symmetric, else the
-    /// smallest and the largest value.
+    /// smallest and the largest value. Any shape; per channel with that axis, per group with rows along axis 0.
     ///
     /// What has no value, or only zeros, gets scale 1 and zero point 0 (N7).
     ///

@@ -67,7 +67,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Shows the observer of the input a batch.
+    /// Shows the observer of the input a batch. Shape `[batch, ..]`, as the model takes it.
     ///
     /// # Errors
     ///
@@ -263,7 +263,7 @@ impl Prepared {
         }
     }
 
-    /// Computes the output in `f32`. Nothing is observed.
+    /// Computes the output in `f32`. Nothing is observed. `[batch, ..]` to `[batch, ..]`, as the original model.
     ///
     /// # Errors
     ///

@@ -137,7 +137,7 @@ impl FakeQuantize {
         })
     }
 
-    /// The learned scale and zero point, if they are.
+    /// The learned scale and zero point, if they are. Both have shape `[1]`.
     #[must_use]
     pub fn learned_parameters(&self) -> Option<(&Tensor, &Tensor)> {
         match &self.source {
@@ -151,7 +151,7 @@ impl FakeQuantize {
         self.frozen.store(frozen, Ordering::Relaxed);
     }
 
-    /// Follows the range, in training, and rounds.
+    /// Follows the range, in training, and rounds. `[batch, ..]`, which stays.
     ///
     /// # Errors
     ///

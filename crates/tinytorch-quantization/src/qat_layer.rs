@@ -164,13 +164,13 @@ impl QatLayer {
         Ok(Tensor::new(steps, &[count])?)
     }
 
-    /// The weight as it is trained, neither folded nor rounded.
+    /// The weight as it is trained, neither folded nor rounded. `[out, in]` or `[out, in / groups, kh, kw]`.
     #[must_use]
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// The bias as it is trained.
+    /// The bias as it is trained. Shape `[out]`.
     #[must_use]
     pub fn bias(&self) -> &Tensor {
         &self.bias
@@ -182,7 +182,7 @@ impl QatLayer {
         self.norm.as_ref()
     }
 
-    /// The learned steps of the weights, if they are learned.
+    /// The learned steps of the weights, if they are learned. `[out]`, or `[1]` per tensor.
     #[must_use]
     pub fn weight_scale(&self) -> Option<&Tensor> {
         self.weight_scale.as_ref()
@@ -194,7 +194,8 @@ impl QatLayer {
         &self.output
     }
 
-    /// The weight as the integer layer has it: folded, and each value where a code is.
+    /// The weight as the integer layer has it: folded, and each value where a code is. `[out, in]` or
+    /// `[out, in / groups, kh, kw]`.
     ///
     /// # Errors
     ///

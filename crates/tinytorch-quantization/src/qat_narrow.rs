@@ -90,7 +90,7 @@ impl QatNarrow {
         Ok(layer)
     }
 
-    /// The weight as it is trained.
+    /// The weight as it is trained. `[out, in]`, `[out, in / groups, kh, kw]`, or `[count, width]`.
     #[must_use]
     pub fn weight(&self) -> &Tensor {
         &self.weight

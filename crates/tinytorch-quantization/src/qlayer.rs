@@ -148,7 +148,8 @@ impl QLayer {
         }
     }
 
-    /// Computes the layer by its definition. A layer in `f32` is given what the codes mean, and its result is written as codes.
+    /// Computes the layer by its definition. A layer in `f32` is given what the codes mean, and its result is written as
+    /// codes. `[batch, ..]` to `[batch, ..]`, as the layer in `f32`.
     ///
     /// # Errors
     ///

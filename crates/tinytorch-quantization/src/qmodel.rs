@@ -65,7 +65,8 @@ impl QModel {
         graph::run(&self.nodes, Flow::Real(x.clone()), "input")?.into_real()
     }
 
-    /// Computes the output layer by layer, by definition: slowly, and with the same codes.
+    /// Computes the output layer by layer, by definition: slowly, and with the same codes. `[batch, ..]` to `[batch, ..]`,
+    /// as [`QModel::forward`].
     ///
     /// # Errors
     ///

@@ -66,7 +66,8 @@ impl QTensor {
         })
     }
 
-    /// Finds the parameters that `scheme` asks for in the values themselves, and writes the values with them.
+    /// Finds the parameters that `scheme` asks for in the values themselves, and writes the values with them. Any shape,
+    /// which stays.
     ///
     /// # Errors
     ///
@@ -78,7 +79,7 @@ impl QTensor {
         Self::quantize_as(values, parameters, scheme.codes)
     }
 
-    /// Writes the values with these parameters, whatever their granularity.
+    /// Writes the values with these parameters, whatever their granularity. Any shape that the parameters fit; it stays.
     ///
     /// # Errors
     ///
@@ -113,7 +114,7 @@ impl QTensor {
         }
     }
 
-    /// Writes the values with parameters that are known already, from calibration for instance.
+    /// Writes the values with parameters that are known already, from calibration for instance. Any shape, which stays.
     ///
     /// # Errors
     ///
@@ -133,7 +134,8 @@ impl QTensor {
         )
     }
 
-    /// Writes every channel along `axis` with its own parameters.
+    /// Writes every channel along `axis` with its own parameters. Any shape with that axis; `qparams` is as long as the
+    /// axis.
     ///
     /// # Errors
     ///
@@ -156,7 +158,7 @@ impl QTensor {
         )
     }
 
-    /// The real values that the codes stand for.
+    /// The real values that the codes stand for. In the shape of the codes.
     #[must_use]
     pub fn dequantize(&self) -> ArrayD<f32> {
         let mut values = ArrayD::zeros(self.codes.raw_dim());
@@ -189,7 +191,7 @@ impl QTensor {
         values
     }
 
-    /// The codes, in row-major order.
+    /// The codes, in row-major order. One for each place of the shape.
     #[must_use]
     pub fn as_slice(&self) -> &[i8] {
         self.codes.as_slice().unwrap_or_default()
@@ -223,7 +225,7 @@ impl QTensor {
     }
 
     /// One scale for every index along axis 0, also when they share one. Per group, all scales: those of the first row, then
-    /// those of the second, and so on.
+    /// those of the second, and so on. Shape `[rows]`, or `[rows · groups of a row]` per group.
     #[must_use]
     pub fn row_scales(&self) -> Vec<f32> {
         match &self.parameters {

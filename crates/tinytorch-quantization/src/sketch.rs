@@ -96,7 +96,8 @@ impl Sketch {
         }
     }
 
-    /// Takes in the next batch: its number is one more than the largest so far. No values are no batch.
+    /// Takes in the next batch: its number is one more than the largest so far. No values are no batch. Any shape,
+    /// flattened; the order does not matter.
     ///
     /// # Errors
     ///
@@ -109,7 +110,7 @@ impl Sketch {
         self.observe_batch(next, values)
     }
 
-    /// Takes in a batch, or a part of it, that has this number in the whole data set.
+    /// Takes in a batch, or a part of it, that has this number in the whole data set. Any shape, flattened.
     ///
     /// The number matters to the moving average, for which later batches weigh more, and to the confidence, for which a batch is
     /// one independent draw. Parts of a batch that come at different times, or to different sketches that are merged,

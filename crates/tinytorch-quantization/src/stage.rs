@@ -165,7 +165,7 @@ impl Stage {
     }
 
     /// Computes its output in `f32`, without recording. What the stages inside of it give is remembered until
-    /// [`Stage::observe`].
+    /// [`Stage::observe`]. `[batch, ..]` to `[batch, ..]`, as its layers.
     ///
     /// # Errors
     ///
@@ -220,7 +220,8 @@ impl Stage {
         Ok((output, inside))
     }
 
-    /// Shows its observer an output, and the observers inside what led to it.
+    /// Shows its observer an output, and the observers inside what led to it. `output` is `[batch, ..]`, as
+    /// [`Stage::forward`] gives it.
     ///
     /// # Errors
     ///

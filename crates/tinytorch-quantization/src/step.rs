@@ -361,7 +361,8 @@ impl PackedConv2d {
         QConv2d::from_parts(weight, bias.to_vec(), options, *input, *output, *relu)
     }
 
-    /// Images with channels last, to images with channels last, of the size `out`: if `pooled`, the largest codes of windows 2x2.
+    /// Images with channels last, to images with channels last, of the size `out`: if `pooled`, the largest codes of
+    /// windows 2x2. `codes` are `[batch, height, width, in]`, the result `[batch, out height, out width, out]`.
     pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8], pooled: bool) -> Vec<i8> {
         let channels = self.packed.shape().out_channels;
         let mut result = vec![0; size.batch * out[0] * out[1] * channels];

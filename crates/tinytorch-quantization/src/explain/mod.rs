@@ -73,7 +73,8 @@ impl Default for ExplainOptions {
     }
 }
 
-/// Explains the error of the outputs, `Σ (f32 − integer)² / Σ f32²` over all batches, of any shape that the model takes.
+/// Explains the error of the outputs, `Σ (f32 − integer)² / Σ f32²` over all batches, each `[batch, ..]` as the model
+/// takes it.
 ///
 /// Costs two runs of the model in `f32` for each layer and source that makes an error, and one for each channel that is looked at.
 ///
@@ -100,8 +101,8 @@ pub fn explain(
     explain_with(prepared, batches, options, &error)
 }
 
-/// As [`explain`], of any measure: a loss, for instance. It is given the outputs for all batches, in order, and the smaller it is
-/// the better. What is explained is how much larger it is for the integer model than for the one in `f32`.
+/// As [`explain`], of any measure: a loss, for instance. It is given the outputs for all batches, each `[batch, ..]`, in order,
+/// and the smaller it is the better. What is explained is how much larger it is for the integer model than for the one in `f32`.
 ///
 /// # Errors
 ///

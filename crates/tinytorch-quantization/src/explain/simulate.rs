@@ -139,7 +139,7 @@ impl<'a> Simulation<'a> {
         })
     }
 
-    /// The output for one batch.
+    /// The output for one batch. `[batch, ..]` as the model takes it, to `[batch, ..]` as it gives it.
     pub fn run(&self, x: &Tensor, on: Switches<'_>) -> Result<Tensor> {
         let x = match self.input {
             Some(qparams) => written(x, qparams, 0, 1, on)?,
@@ -248,6 +248,7 @@ fn written_as(layer: &QLayer, output: QParams, on_codes: bool) -> Option<QParams
 }
 
 impl Node<'_> {
+    /// `[batch, ..]` to `[batch, ..]`, as the layer.
     pub fn run(&self, x: &Tensor, on: Switches<'_>) -> Result<Tensor> {
         match self {
             Self::Weighted {

@@ -37,7 +37,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Of an integer layer.
+    /// Of an integer layer. `codes` are `[out, in]` or `[out, in / groups, kh, kw]`, `bias` is `[out]`.
     pub fn integer(folded: Folded, codes: &QTensor, bias: &[i32], input: QParams) -> Self {
         let scales = codes.row_scales();
         let read_bias = bias.iter().zip(&scales).map(|(&code, &scale)| {
@@ -76,7 +76,7 @@ impl Weights {
         !matches!(weight, Some(NarrowWeight::Bf16 { .. }))
     }
 
-    /// The same layer with a weight that was written otherwise, and the bias as it is.
+    /// The same layer with a weight that was written otherwise, and the bias as it is. `codes` have its shape.
     pub fn rewritten(&self, codes: &QTensor) -> Self {
         Self {
             clipped: clipped(&self.folded, codes.parameters(), codes.range()),
@@ -85,7 +85,7 @@ impl Weights {
         }
     }
 
-    /// What the layer multiplies with its weights.
+    /// What the layer multiplies with its weights. The shape of `x`.
     pub fn multiplied(&self, x: &Tensor) -> Result<Tensor> {
         match &self.narrow {
             Some(layer) => layer.multiplied(x),
@@ -93,7 +93,8 @@ impl Weights {
         }
     }
 
-    /// The layer without its ReLU, with what is on.
+    /// The layer without its ReLU, with what is on. `[.., in]` to `[.., out]`, or `[batch, in, height, width]` to
+    /// `[batch, out, out height, out width]`.
     pub fn compute(&self, x: &Tensor, site: usize, on: Switches<'_>) -> Result<Tensor> {
         let mut weight = self.folded.weight.clone();
         let mut bias = self.folded.bias.clone();
@@ -145,7 +146,8 @@ impl Weights {
         Ok(Tensor::from_array(y))
     }
 
-    /// The axis of the channels of its output: behind a convolution the second, behind a linear layer the last.
+    /// The axis of the channels of its output: behind a convolution the second, behind a linear layer the last. `y` is
+    /// `[.., out]` or `[batch, out, height, width]`.
     pub fn channel_axis(&self, y: &Tensor) -> usize {
         match self.folded.operation {
             Operation::Linear => y.shape().len().saturating_sub(1),
@@ -153,6 +155,7 @@ impl Weights {
         }
     }
 
+    /// The output with its ReLU, if there is one; any shape, which stays.
     pub fn activated(&self, y: Tensor) -> Tensor {
         if self.folded.relu {
             no_grad(|| y.relu())

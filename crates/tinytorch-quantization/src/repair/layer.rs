@@ -16,11 +16,12 @@ use crate::qtensor::QTensor;
 use crate::scheme::{Granularity, QParams, Symmetry};
 
 /// Learns codes for the weight of a layer from what flows into it: for weights that are stored as codes and multiplied as real
-/// numbers (weight-only), so groups of columns may have scales of their own.
+/// numbers (weight-only), so groups of columns may have scales of their own. The weight is `[out, in]` or
+/// `[out, in / groups, kh, kw]`, and so are the codes.
 ///
-/// `inputs` are batches as the layer takes them. The codes read back as the weights whose outputs on these are nearest to those
-/// of the real ones, or nearly so; what they cannot do on average, the bias could ([`repair`](super::repair) sees to both for a
-/// whole integer model).
+/// `inputs` are batches as the layer takes them, `[.., in]` or `[batch, in, height, width]`. The codes read back as the
+/// weights whose outputs on these are nearest to those of the real ones, or nearly so; what they cannot do on average, the
+/// bias could ([`repair`](super::repair) sees to both for a whole integer model).
 ///
 /// # Errors
 ///
@@ -47,7 +48,8 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
-    /// Looks at what flows into the layer, batch by batch: as the real model and as the quantized one sees it.
+    /// Looks at what flows into the layer, batch by batch: as the real model and as the quantized one sees it. `[.., in]`
+    /// or `[batch, in, height, width]`, both of a pair alike.
     ///
     /// # Errors
     ///
@@ -82,6 +84,8 @@ impl Statistics {
     /// ```
     ///
     /// Source: Nagel et al. 2019, section 4.2, with means from data in place of batch-norm statistics (their appendix D).
+    ///
+    /// `weight` is `[out, ..]`, the bias `[out]`.
     pub fn corrected_bias(&self, folded: &Folded, weight: &ArrayD<f32>) -> Vec<f32> {
         let means: Vec<_> = self
             .groups
@@ -105,7 +109,7 @@ impl Statistics {
             .collect()
     }
 
-    /// Learns codes for the weight.
+    /// Learns codes for the weight. `[out, in]` or `[out, in / groups, kh, kw]`.
     ///
     /// `centred`: the bias will be corrected, so that only what varies counts.
     ///

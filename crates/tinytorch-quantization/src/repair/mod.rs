@@ -106,7 +106,7 @@ impl Default for RepairOptions {
     }
 }
 
-/// Repairs a calibrated model.
+/// Repairs a calibrated model. Each batch is `[batch, ..]`.
 ///
 /// `batches` is calibration data: some hundred examples of what the model will see, as the model takes them. What they show
 /// is learned, so examples to judge the model on must be others.
