@@ -241,6 +241,19 @@ mod tests {
             .with(Linear::new(8, 4, rng))
     }
 
+    /// The padded copy of this image once asked for 17 TB.
+    #[test]
+    fn padding_beyond_the_kernel_takes_no_memory() -> Result<()> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(4);
+        let far = Conv2dConfig::new(1, 1, 1).stride(1 << 20).padding(1 << 20);
+        let model = Sequential::new().with(Conv2d::new(far, rng)?);
+        let x = Tensor::randn(&[1, 1, 1, 1], rng);
+        let y = no_grad(|| model.forward(&x))?;
+        assert_eq!(y.shape(), [1, 1, 3, 3]);
+        assert_eq!(bits(&y), bits(&model.forward(&x)?));
+        Ok(())
+    }
+
     #[test]
     fn convolutions_run_as_one_give_the_bits_of_each_by_itself() -> Result<()> {
         let rng = &mut ChaCha8Rng::seed_from_u64(4);

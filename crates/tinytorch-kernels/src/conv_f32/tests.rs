@@ -253,3 +253,33 @@ fn what_does_not_fit_is_refused() {
     assert_refused("out must be [1, 1, 1, 1]", || run(2, 4, &[], 2));
     assert_refused("bias must be [1]", || run(2, 4, &[0.0; 2], 1));
 }
+
+/// The steps of such an image once wrapped, and what was read lay beyond the slice.
+#[test]
+fn a_padded_image_that_cannot_be_counted_is_refused() {
+    // Three rows have 2^64 + 2 elements.
+    let row = usize::MAX / 3 + 1;
+    let shape = Conv2dShape {
+        in_channels: 1,
+        out_channels: 1,
+        kernel: [4, 1],
+        stride: [usize::MAX; 2],
+        padding: [0, (row - 2) / 2],
+        groups: 1,
+    };
+    let packed = PackedConv2dF32::new(shape, &[1.0; 4]);
+    let images = Images {
+        batch: 1,
+        height: 6,
+        width: 2,
+    };
+    assert_refused("is too large", || {
+        packed.run(
+            images,
+            &[0.0; 12],
+            Finish::NOTHING,
+            &mut [0.0],
+            Threads::One,
+        );
+    });
+}

@@ -7,8 +7,8 @@
 
 use std::cell::RefCell;
 
-use crate::Conv2dShape;
 use crate::gemm_f32::panels::Left;
+use crate::{Conv2dShape, elements};
 
 /// Windows of images of one size: what is the same for all images, and for all groups of channels.
 #[derive(Debug)]
@@ -31,6 +31,10 @@ pub(super) struct Geometry {
 impl Geometry {
     /// For images of this size whose padded copies have `pixel` elements for each pixel. The window fits, and the sizes of the
     /// result can be counted.
+    ///
+    /// # Panics
+    ///
+    /// If the elements of a padded image cannot be counted: steps would wrap, and reads rely on the largest of them.
     pub fn new(shape: &Conv2dShape, size: [usize; 2], pixel: usize) -> Self {
         let Conv2dShape {
             in_channels: channels,
@@ -41,7 +45,12 @@ impl Geometry {
             ..
         } = *shape;
         let output = shape.output_size(size).expect("the window fits");
-        let row = (size[1] + 2 * padding[1]) * pixel;
+        let [high, wide] = [0, 1].map(|axis| size[axis] + 2 * padding[axis]);
+        assert!(
+            elements([high, wide, pixel]).is_some(),
+            "a padded image of [{high}, {wide}, {pixel}] is too large"
+        );
+        let row = wide * pixel;
         let corners = (0..output[0])
             .flat_map(|y| (0..output[1]).map(move |x| y * stride[0] * row + x * stride[1] * pixel));
         let seen = channels / groups;
@@ -154,7 +163,7 @@ impl<'a> Windows<'a> {
     }
 }
 
-// SAFETY: a row has `reach` elements, and every step is below that.
+// SAFETY: a row has `reach` elements, and every step is below that: they ascend, since none of them wraps (`Geometry::new`).
 unsafe impl<'a> Left<'a> for Windows<'a> {
     #[inline(always)]
     fn k(&self) -> usize {

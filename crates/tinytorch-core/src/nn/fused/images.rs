@@ -219,6 +219,10 @@ fn convolution(layer: &Conv2d, [channels, height, width]: Size) -> Option<(Step,
     if !divided || none || shape.stride.contains(&0) || inputs * shape.groups != channels {
         return None;
     }
+    // A kernel that fits into the padding alone sees nothing there, and the padded copy could be of any size.
+    if (0..2).any(|axis| shape.padding[axis] >= shape.kernel[axis]) {
+        return None;
+    }
     let [height, width] = shape.output_size([height, width])?;
     let step = Step::Conv {
         packed: layer.packed(shape),
