@@ -18,7 +18,7 @@ use crate::questions::Questions;
 use crate::receipts::{Basis, submission_hash};
 use crate::results::Results;
 use crate::sandbox::{Confinement, Launcher};
-use crate::workshop::{Job, Prebuilt, Workshop};
+use crate::workshop::{Job, Workshop};
 
 /// A run: who grades what, with which walls.
 pub struct Batch<'a> {
@@ -126,19 +126,25 @@ impl Batch<'_> {
             limit,
         )?;
         let jobs = self.jobs.clamp(1, open.len());
-        // The reference is compiled beside what submissions are linked with.
-        let (questions, prebuilt) = std::thread::scope(|scope| {
+        // The reference is compiled while the jobs prepare themselves.
+        let (questions, prepared) = std::thread::scope(|scope| {
             let ask = scope.spawn(|| self.questions(&workshop));
-            let make = scope.spawn(|| Prebuilt::make(&workshop, self.course));
-            (join(ask), join(make))
+            let make: Vec<_> = (0..jobs)
+                .map(|number| {
+                    let workshop = &workshop;
+                    let number = u32::try_from(number).unwrap_or(u32::MAX);
+                    scope.spawn(move || Job::new(workshop, self.course, number))
+                })
+                .collect();
+            let prepared: Vec<_> = make.into_iter().map(join).collect();
+            (join(ask), prepared)
         });
-        let (questions, prebuilt) = (questions?, prebuilt?);
+        let questions = questions?;
         self.name_checks(&questions)?;
-        let libraries = workshop.libraries(&prebuilt.runner)?;
+        let libraries = workshop.libraries()?;
         let mut graders = Vec::new();
-        for number in 0..jobs {
-            let number = u32::try_from(number).unwrap_or(u32::MAX);
-            let job = Job::new(&workshop, self.course, prebuilt.exchange.as_ref(), number)?;
+        for job in prepared {
+            let job = job?;
             graders.push(Grader {
                 course: self.course,
                 questions: &questions,
@@ -237,22 +243,15 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 /// What compiling the reference may take.
 const REFERENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// The reference is graded first, by the way that submissions will go. If it does not earn everything so, they go the long way; if it
-/// does not earn everything so either, nobody is graded.
+/// The reference is graded first, as submissions will be. If it does not earn everything, nobody is graded.
 fn try_the_reference(graders: &mut [Grader<'_>]) -> Result<()> {
     let Some(first) = graders.first_mut() else {
         return Ok(());
     };
     // It is ours: that it takes long is no attack, but a machine with much to do.
     let limit = std::mem::replace(&mut first.job.limit, REFERENCE_LIMIT);
-    let mut failed = first.failures_of_the_reference()?;
-    if !failed.is_empty() && first.job.exchange.is_some() {
-        for grader in &mut *graders {
-            grader.job.exchange = None;
-        }
-        failed = graders[0].failures_of_the_reference()?;
-    }
-    graders[0].job.limit = limit;
+    let failed = first.failures_of_the_reference()?;
+    first.job.limit = limit;
     if failed.is_empty() {
         return Ok(());
     }

@@ -13,7 +13,6 @@ use crate::clean;
 use crate::model::{CheckResult, Misconception, Options, Outcome};
 use crate::questions::Questions;
 use crate::sandbox::{Cell, Confinement, Ended, Ending, Launcher, Limits, Wishes, run};
-use crate::workshop::ONLY_DECLARED;
 
 /// Bytes of replies that are read; the largest honest reply has a tenth of it.
 const REPLY: usize = 4 << 20;
@@ -55,27 +54,18 @@ pub struct Examiner<'a> {
     pub user: Option<u32>,
 }
 
-/// What came of asking.
-#[derive(Debug, Default)]
-pub struct Asked {
-    /// In the order of the exam.
-    pub results: Vec<CheckResult>,
-    /// True if a function was called that is only declared; see [`ONLY_DECLARED`].
-    pub met_a_declaration: bool,
-}
-
 impl Examiner<'_> {
-    /// Asks every check, each in a process of its own. `open` are the holes in which the stub stands: a panic may say it came from another, and then it
+    /// Asks every check in the order of the exam, each in a process of its own. `open` are the holes in which the stub stands: a panic may say it came from another, and then it
     /// is the submission that talks.
     ///
     /// # Errors
     ///
     /// An environment error if a cell cannot be locked: that is never the submission's doing.
-    pub fn ask(&self, runner: &Path, open: &BTreeSet<String>) -> Result<Asked> {
+    pub fn ask(&self, runner: &Path, open: &BTreeSet<String>) -> Result<Vec<CheckResult>> {
         let begun = Instant::now();
         let mut lost = Duration::ZERO;
         let mut slow: Vec<&str> = Vec::new();
-        let mut asked = Asked::default();
+        let mut results = Vec::new();
         let full = Duration::from_millis(self.options.check_ms);
         for record in &self.questions.record.checks {
             let limit = if lost >= PATIENCE || begun.elapsed() >= BUDGET {
@@ -86,15 +76,14 @@ impl Examiner<'_> {
             } else {
                 full
             };
-            let (result, met_a_declaration) = self.check(runner, record, limit, open)?;
-            asked.met_a_declaration |= met_a_declaration;
+            let result = self.check(runner, record, limit, open)?;
             if result.outcome == Outcome::TimedOut {
                 lost += limit;
                 slow.push(&record.exercise);
             }
-            asked.results.push(result);
+            results.push(result);
         }
-        Ok(asked)
+        Ok(results)
     }
 
     fn cell(&self, runner: &Path, limit: Duration) -> Cell {
@@ -123,7 +112,7 @@ impl Examiner<'_> {
         record: &CheckRecord,
         limit: Duration,
         open: &BTreeSet<String>,
-    ) -> Result<(CheckResult, bool)> {
+    ) -> Result<CheckResult> {
         let begun = Instant::now();
         let request = Request {
             check: record.id.clone(),
@@ -167,11 +156,7 @@ impl Examiner<'_> {
             open,
         );
         result.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let word = ONLY_DECLARED.as_bytes();
-        let met_a_declaration = [&ended.stdout, &ended.stderr]
-            .iter()
-            .any(|text| text.windows(word.len()).any(|window| window == word));
-        Ok((result, met_a_declaration))
+        Ok(result)
     }
 }
 

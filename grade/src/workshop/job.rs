@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! job-0/src/    the student's crate: the given files, and the exercise files of the submission; read by the cell
-//! job-0/heads/  the same with headers in place of the given files
 //! job-0/out/    what the cell writes; emptied before every submission
+//! job-0/seed/   what the compiler found out about the stubs; a copy of it makes every compilation short
 //! job-0/runner  the linked program; a cell may start it and not read it
 //! ```
 //!
-//! A submission is compiled against the headers and linked with what was compiled before ([`super::relink`]). Where that cannot be, it is compiled
-//! with all given files, and the exam with it. Nothing of one submission is left when the next one's turn comes.
+//! The seed is made of the course's own stubs, by the same compiler in the same cell, and every submission begins with a fresh copy: nothing
+//! of one student's code is left when the next one's turn comes.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,6 @@ use anyhow::Result;
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
-use super::relink::{Exchange, FOR_SUBMISSIONS};
 use super::{Diagnostic, Workshop, errors, lay_out, make_folder, mode, rustc};
 use crate::course::Course;
 use crate::graft::Assembled;
@@ -32,11 +30,12 @@ const SAID: usize = 4 << 20;
 /// How many times its processor time a compilation may take by the clock.
 const PATIENCE: u32 = 10;
 
+/// What the course's own stubs may take.
+const SEED_LIMIT: Duration = Duration::from_secs(120);
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct Job<'a> {
-    /// Compile with headers.
-    pub exchange: Option<&'a Exchange>,
     /// Processor time that a compilation may take.
     pub limit: Duration,
     workshop: &'a Workshop,
@@ -58,26 +57,16 @@ pub enum Built {
 }
 
 impl<'a> Job<'a> {
-    /// Makes job `number`.
+    /// Makes job `number` and its seed.
     ///
     /// # Errors
     ///
-    /// An environment error if its folder cannot be written.
-    pub fn new(
-        workshop: &'a Workshop,
-        course: &Course,
-        exchange: Option<&'a Exchange>,
-        number: u32,
-    ) -> Result<Job<'a>> {
+    /// An environment error if the stubs do not compile with the exam in a cell.
+    pub fn new(workshop: &'a Workshop, course: &Course, number: u32) -> Result<Job<'a>> {
         let folder = workshop.root().join(format!("job-{number}"));
         make_folder(&folder)?;
-        lay_out(&folder.join("src"), &course.given)?;
-        if let Some(exchange) = exchange {
-            lay_out(&folder.join("heads"), &exchange.headers)?;
-        }
-        Ok(Job {
-            exchange,
-            limit: workshop.compile_limit,
+        let mut job = Job {
+            limit: SEED_LIMIT,
             workshop,
             folder,
             user: workshop
@@ -86,7 +75,38 @@ impl<'a> Job<'a> {
                 .then_some(FIRST_USER + number),
             root: course.module.shown(&course.module.manifest.root),
             module: course.module.folder(),
-        })
+        };
+        lay_out(&job.folder.join("src"), &course.given)?;
+        let stubs: Vec<Assembled> = course
+            .stubs
+            .iter()
+            .map(|(file, text)| Assembled {
+                file: file.clone(),
+                text: text.clone(),
+                holes: Vec::new(),
+            })
+            .collect();
+        match job.build(&stubs)? {
+            Built::Ready(_) => {}
+            Built::Errors(found) => {
+                let said: Vec<String> = found.into_iter().filter_map(|one| one.rendered).collect();
+                return Err(Failure::environment(format!(
+                    "the stubs do not compile in a cell\n{}",
+                    said.join("\n").chars().take(3_000).collect::<String>()
+                ))
+                .into());
+            }
+            Built::Stopped(why) => {
+                return Err(
+                    Failure::environment(format!("the stubs cannot be compiled: {why}")).into(),
+                );
+            }
+        }
+        let seed = job.folder.join("seed");
+        fs::rename(job.memory(), &seed).map_err(|error| cannot_write(&seed, &error))?;
+        mode(&seed, 0o700)?;
+        job.limit = workshop.compile_limit;
+        Ok(job)
     }
 
     /// The user its cells run as.
@@ -94,90 +114,41 @@ impl<'a> Job<'a> {
         self.user
     }
 
-    /// Compiles a submission and links it with the exam, the short way if there is one.
+    /// Compiles a submission and links it with the exam.
     ///
     /// # Errors
     ///
     /// An environment error if the machine, not the submission, is at fault.
     pub fn build(&self, files: &[Assembled]) -> Result<Built> {
-        let Some(exchange) = self.exchange else {
-            return self.build_whole(files);
-        };
         self.clear()?;
-        let source = self.folder.join("heads");
-        self.write(&source, files)?;
-        let library = self.out().join("libsubject.rlib");
-        if let Some(failed) = self.compile_subject(&source, &library, &FOR_SUBMISSIONS)? {
-            return Ok(failed);
-        }
-        let program = self.out().join("runner");
-        let arguments = exchange.link_arguments(&library, &program);
-        let see = [exchange.folder.clone()];
-        let ended = self.call(Path::new("/usr/bin/cc"), &arguments, &see, &self.out())?;
-        if ended.ending != Ending::Left(0) {
-            return self.build_whole(files);
-        }
-        self.ready(&program)
-    }
-
-    /// Compiles a submission with all given files, and the exam with it.
-    ///
-    /// # Errors
-    ///
-    /// An environment error if the machine, not the submission, is at fault.
-    pub fn build_whole(&self, files: &[Assembled]) -> Result<Built> {
-        self.clear()?;
-        let source = self.folder.join("src");
-        self.write(&source, files)?;
-        let library = self.out().join("libsubject.rlib");
-        if let Some(failed) = self.compile_subject(&source, &library, &[])? {
-            return Ok(failed);
-        }
-        let program = self.out().join("runner");
-        let mut arguments = rustc::runner_arguments(self.workshop, &library, &program, &self.out());
-        arguments.push("main.rs".into());
-        let exam = self.workshop.root().join("exam");
-        let compiler = self.workshop.toolchain.program();
-        let ended = self.call(&compiler, &arguments, std::slice::from_ref(&exam), &exam)?;
-        if ended.ending != Ending::Left(0) {
-            return self.failed(&ended, "the exam with your files");
-        }
-        self.ready(&program)
-    }
-
-    fn write(&self, source: &Path, files: &[Assembled]) -> Result<()> {
         for file in files {
-            let path = source.join(&self.module).join(&file.file);
+            let path = self.folder.join("src").join(&self.module).join(&file.file);
             let is_same = fs::read(&path).is_ok_and(|text| text == file.text.as_bytes());
             if !is_same {
                 fs::write(&path, &file.text).map_err(|error| cannot_write(&path, &error))?;
             }
         }
-        Ok(())
-    }
-
-    /// How it failed, if it did.
-    fn compile_subject(
-        &self,
-        source: &Path,
-        library: &Path,
-        more: &[&str],
-    ) -> Result<Option<Built>> {
-        let mut arguments = rustc::subject_arguments(self.workshop, library, &self.out());
-        arguments.extend(more.iter().map(OsString::from));
+        let out = self.out();
+        let library = out.join("libsubject.rlib");
+        let mut arguments = rustc::subject_arguments(self.workshop, &library, &out);
+        arguments.push(format!("-Cincremental={}", self.memory().join("subject").display()).into());
         arguments.push(self.root.clone().into());
-        let compiler = self.workshop.toolchain.program();
-        let see = [source.to_owned()];
-        let ended = self.call(&compiler, &arguments, &see, source)?;
-        Ok(match ended.ending {
-            Ending::Left(0) => None,
-            _ => Some(self.failed(&ended, "your files")?),
-        })
-    }
-
-    fn ready(&self, program: &Path) -> Result<Built> {
+        let source = self.folder.join("src");
+        let ended = self.compile(&arguments, std::slice::from_ref(&source), &source)?;
+        if ended.ending != Ending::Left(0) {
+            return self.failed(&ended, "your files");
+        }
+        let program = out.join("runner");
+        let mut arguments = rustc::runner_arguments(self.workshop, &library, &program, &out);
+        arguments.push(format!("-Cincremental={}", self.memory().join("runner").display()).into());
+        let exam = self.workshop.root().join("exam");
+        arguments.push("main.rs".into());
+        let ended = self.compile(&arguments, std::slice::from_ref(&exam), &exam)?;
+        if ended.ending != Ending::Left(0) {
+            return self.failed(&ended, "the exam with your files");
+        }
         let runner = self.folder.join("runner");
-        fs::rename(program, &runner).map_err(|error| cannot_write(&runner, &error))?;
+        fs::rename(&program, &runner).map_err(|error| cannot_write(&runner, &error))?;
         if self.user.is_some() {
             // Ours again, so that a process that may start it can neither read nor change it, and is not dumpable.
             std::os::unix::fs::chown(&runner, Some(0), Some(GROUP))
@@ -191,7 +162,11 @@ impl<'a> Job<'a> {
         self.folder.join("out")
     }
 
-    /// Empties the folder of the last submission.
+    fn memory(&self) -> PathBuf {
+        self.out().join("memory")
+    }
+
+    /// Empties the folder of the last submission, and puts a fresh copy of the seed there.
     fn clear(&self) -> Result<()> {
         let out = self.out();
         let fresh = (|| -> io::Result<()> {
@@ -200,9 +175,13 @@ impl<'a> Job<'a> {
                 _ => {}
             }
             let _ = fs::remove_file(self.folder.join("runner"));
-            for folder in [&out, &out.join("tmp")] {
+            for folder in [&out, &self.memory(), &out.join("tmp")] {
                 fs::create_dir(folder)?;
                 self.give(folder)?;
+            }
+            let seed = self.folder.join("seed");
+            if seed.is_dir() {
+                self.copy(&seed, &self.memory())?;
             }
             Ok(())
         })();
@@ -216,11 +195,25 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Calls the compiler, or the linker, in a cell that sees the toolchain, the compiled crates, `see`, and its own folder.
-    fn call(
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let target = to.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                fs::create_dir_all(&target)?;
+                self.copy(&entry.path(), &target)?;
+            } else {
+                fs::copy(entry.path(), &target)?;
+            }
+            self.give(&target)?;
+        }
+        Ok(())
+    }
+
+    /// Calls the compiler in a cell that sees the toolchain, the compiled crates, `see`, and its own folder.
+    fn compile(
         &self,
-        program: &Path,
-        arguments: &[OsString],
+        arguments: &[std::ffi::OsString],
         see: &[PathBuf],
         folder: &Path,
     ) -> Result<Ended> {
@@ -266,7 +259,10 @@ impl<'a> Job<'a> {
             starts_programs: true,
             needs_landlock: Some(self.workshop.confinement.landlock.clone()),
         };
-        let mut command = self.workshop.launcher.command(&cell, program);
+        let mut command = self
+            .workshop
+            .launcher
+            .command(&cell, &self.workshop.toolchain.program());
         command
             .args(arguments)
             .current_dir(folder)

@@ -4,7 +4,6 @@
 //! WORKSHOP/toolchain/    compiler and standard library, if the cells' user cannot reach the installed ones
 //! WORKSHOP/crates/       compiled crates a student's crate is linked with; not the library that holds the reference
 //! WORKSHOP/exam/         the exam's source: seen by the link step alone
-//! WORKSHOP/prebuilt/     the exam, and the stubs with the given files, compiled: seen by the link step alone; see `relink`
 //! WORKSHOP/reference/    the reference, compiled: seen by nobody
 //! WORKSHOP/job-0/        one per job: see `job`
 //! ```
@@ -12,9 +11,7 @@
 //! It lies in the system's folder for temporary files, so that a user who may not enter the course's folder can still be shown parts of it.
 
 mod abandoned;
-mod headers;
 mod job;
-mod relink;
 mod rustc;
 
 use std::collections::BTreeMap;
@@ -29,9 +26,7 @@ use tito::dependencies;
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
-pub use headers::ONLY_DECLARED;
 pub use job::{Built, Job};
-pub use relink::Prebuilt;
 pub use rustc::{Diagnostic, Toolchain, errors};
 
 use crate::course::{Course, HARNESS, Texts};
@@ -128,10 +123,11 @@ impl Workshop {
     ///
     /// # Errors
     ///
-    /// An environment error if `ldd` cannot be started.
-    pub fn libraries(&self, runner: &Path) -> Result<Vec<PathBuf>> {
+    /// An environment error if a job has made no runner yet.
+    pub fn libraries(&self) -> Result<Vec<PathBuf>> {
+        let runner = self.root().join("job-0/runner");
         let output = Command::new("ldd")
-            .arg(runner)
+            .arg(&runner)
             .output()
             .map_err(|error| Failure::environment(format!("cannot start ldd: {error}")))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
