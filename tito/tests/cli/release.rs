@@ -194,6 +194,8 @@ fn the_same_course_gives_the_same_bytes() {
     // What editors, builds and students leave behind is not handed out.
     fs::create_dir_all(course.path("crates/mini/target")).unwrap();
     course.write("crates/mini/target/x.rs", "x");
+    // cargo's own mark: a source folder may be called so too.
+    course.write("crates/mini/target/CACHEDIR.TAG", "x");
     course.write("crates/mini/src/halves.rs.orig", "x");
     course.write("notes.md", "x");
     assert_eq!(course.run(&["release", "--out", "again"]).0, 0);
