@@ -250,7 +250,9 @@ fn any_measure_can_be_explained() {
         .and_then(|q| q.forward(&x))
         .expect("it fits");
     let real = prepared.forward(&x).expect("it fits");
-    assert_eq!(explanation.measured, measure(&[model]) - measure(&[real]));
+    // Real outputs may be summed in another order with other kernels: some 50 roundings of values below 8.
+    let measured = measure(&[model]) - measure(&[real]);
+    assert!((explanation.measured - measured).abs() <= 50.0 * 8.0 * f64::from(f32::EPSILON));
     assert!(explanation.channels.is_empty() && explanation.predictions.is_empty());
 }
 
