@@ -26,7 +26,7 @@ pub struct PrepareOptions {
     /// How the ranges of activations are found; it can be changed after calibration: [`Prepared::recalibrate`].
     pub calibration: Calibration,
     /// How weights are written. Static layers can be converted if they are symmetric and have one scale, or one for each output
-    /// channel; with others a prepared model can be studied, and [`convert`](crate::convert) names the layer that it refuses.
+    /// channel; with others a prepared model can be studied, and [`convert`](crate::convert()) names the layer that it refuses.
     pub weights: Scheme,
     /// Dotted names of layers that shall stay in `f32`: each with all that is inside of it.
     pub keep_float: Vec<String>,

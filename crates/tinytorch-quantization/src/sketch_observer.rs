@@ -28,7 +28,7 @@ impl SketchObserver {
     ///
     /// # Errors
     ///
-    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`].
+    /// [`crate::Error::BadAveragingConstant`], [`crate::Error::BadPercentile`].
     pub fn new(method: Calibration) -> Result<Self> {
         method.check()?;
         Ok(Self {
@@ -61,7 +61,7 @@ impl SketchObserver {
     ///
     /// # Errors
     ///
-    /// [`Error::BadAveragingConstant`], [`Error::BadPercentile`]; nothing has changed then.
+    /// [`crate::Error::BadAveragingConstant`], [`crate::Error::BadPercentile`]; nothing has changed then.
     pub fn set_method(&mut self, method: Calibration) -> Result<()> {
         method.check()?;
         self.method = method;
@@ -72,7 +72,7 @@ impl SketchObserver {
     ///
     /// # Errors
     ///
-    /// [`Error::NothingObserved`] that names the tensor; those of [`Sketch::range`].
+    /// [`crate::Error::NothingObserved`] that names the tensor; those of [`Sketch::range`].
     pub fn report(&self, name: &str) -> Result<CalibrationReport> {
         let sketch = &self.sketch;
         let range = self.range().map_err(|error| error.in_tensor(name))?;
