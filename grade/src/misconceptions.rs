@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tinytorch_exam::{CheckRecord, ExamRecord, MistakeRecord, Reply, judge_check};
+use tinytorch_exam::{CheckRecord, ExamRecord, MistakeRecord, judge_check};
 use tito::manifest::exercise_id;
 use tito::mistakes::Mistake;
 use tito::subject::Runner;
@@ -66,21 +66,8 @@ fn wrong_answers(
         if !is_whole || judge_check(check, &answer.replies).passed {
             continue;
         }
-        let mistake_record = MistakeRecord {
-            title: mistake.title.clone(),
-            explanation: mistake.explanation.trim().to_owned(),
-            replies: answer.replies.into_iter().map(placeless).collect(),
-        };
+        let mistake_record = mistake.record(answer.replies);
         answers.push((index, mistake_record, check.id == mistake.caught_by));
     }
     Ok(answers)
-}
-
-/// Where a mistake panicked is a place in a file nobody has.
-fn placeless(mut reply: Reply) -> Reply {
-    if let Reply::Panicked(panic) = &mut reply {
-        panic.file = None;
-        panic.line = None;
-    }
-    reply
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use tinytorch_exam::{MistakeRecord, Reply};
 
 use crate::dependencies::Dependencies;
 use crate::failure::Failure;
@@ -30,6 +31,27 @@ pub struct Mistake {
     pub explanation: String,
     /// What it puts between the markers.
     pub body: String,
+}
+
+impl Mistake {
+    /// The mistake as an exam records it, with what it replies to a check.
+    #[must_use]
+    pub fn record(&self, replies: Vec<Reply>) -> MistakeRecord {
+        MistakeRecord {
+            title: self.title.clone(),
+            explanation: self.explanation.trim().to_owned(),
+            replies: replies.into_iter().map(placeless).collect(),
+        }
+    }
+}
+
+/// Where a mistake panicked is a place in a file nobody has.
+fn placeless(mut reply: Reply) -> Reply {
+    if let Reply::Panicked(panic) = &mut reply {
+        panic.file = None;
+        panic.line = None;
+    }
+    reply
 }
 
 /// Reads the catalogue of a module, in the order of the file names.

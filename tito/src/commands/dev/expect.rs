@@ -205,23 +205,10 @@ fn answers_of(
         if judge_check(check, &replies).passed {
             continue;
         }
-        let answer = MistakeRecord {
-            title: mistake.title.clone(),
-            explanation: mistake.explanation.trim().to_owned(),
-            replies: replies.into_iter().map(placeless).collect(),
-        };
+        let answer = mistake.record(replies);
         answers.push((index, answer, is_named));
     }
     Ok(answers)
-}
-
-/// Where a mistake panicked is a place in a file nobody has.
-fn placeless(mut reply: Reply) -> Reply {
-    if let Reply::Panicked(panic) = &mut reply {
-        panic.file = None;
-        panic.line = None;
-    }
-    reply
 }
 
 /// A record as its file holds it: a line per check.
