@@ -1,6 +1,7 @@
 //! A handful of measurements, told as a mean and a spread.
 
 use serde::Serialize;
+use tinytorch_quantization::latency::quantile;
 
 /// Mean, sample standard deviation and extremes of some measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -66,14 +67,7 @@ impl std::fmt::Display for Summary {
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     assert!(!values.is_empty(), "a median needs at least one value");
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    }
+    quantile(values, 0.5)
 }
 
 #[cfg(test)]

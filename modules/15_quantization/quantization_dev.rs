@@ -104,6 +104,8 @@ pub mod narrow;
 mod narrow_definition;
 #[path = "../../crates/tinytorch-quantization/src/narrow_step.rs"]
 mod narrow_step;
+#[path = "../../crates/tinytorch-quantization/src/observed.rs"]
+mod observed;
 pub mod observer;
 #[path = "../../crates/tinytorch-quantization/src/packed.rs"]
 pub mod packed;
@@ -173,7 +175,10 @@ pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};
 pub use conv::QConv2d;
 pub use convert::{SizeReport, calibrate, compare_sizes};
-pub use dialect::{Dialect, Disagreement, Disagreements, Rescale, compare_dialects};
+pub use dialect::{
+    Dialect, Disagreement, Disagreements, Rescale, SumDisagreement, SumDisagreements,
+    compare_dialects, compare_requantization,
+};
 pub use distill::{Distillation, Distilled};
 pub use embedding::QEmbedding;
 pub use entropy::{
@@ -187,7 +192,7 @@ pub use fake_quantize::{
 pub use file::FileError;
 pub use fold::fold_batch_norm;
 pub use folded::{Folded, Operation};
-pub use frontier::PrecisionPoint;
+pub use frontier::{Found, PrecisionPoint};
 pub use gemm::{MAX_K, MAX_K_BOTH_ASYMMETRIC, gemm_i8};
 pub use histogram::Histogram;
 pub use join::{QAdd, QConcat};

@@ -20,6 +20,7 @@ use tinytorch_core::nn::{
 use tinytorch_core::optim::{Adam, AdamConfig, Optimizer};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_kernels::gemm_bf16::{bf16_is_fast, bf16_kernel_name};
+use tinytorch_quantization::latency::quantile;
 use tinytorch_quantization::{Half, HalfModel};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -94,13 +95,9 @@ fn race(name: &str, model: &Sequential, x: &Tensor, turns: usize) -> Result<()> 
         halves[0].saved_bytes(),
         halves[1].saved_bytes(),
     ];
-    let quartile = |values: &mut Vec<f64>, q: usize| {
-        values.sort_by(f64::total_cmp);
-        values[(values.len() - 1) * q / 4]
-    };
-    let reference = quartile(&mut seconds[0], 2);
-    for (((kind, _), seconds), bytes) in models.iter().zip(&mut seconds).zip(bytes) {
-        let [low, middle, high] = [1, 2, 3].map(|q| quartile(seconds, q));
+    let reference = quantile(&seconds[0], 0.5);
+    for (((kind, _), seconds), bytes) in models.iter().zip(&seconds).zip(bytes) {
+        let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(seconds, share));
         println!(
             "{name:<38} {kind:<5} {:>7.1} ({:.1} to {:.1}) {:>12.2} {:>9.1} KiB",
             1e3 * middle,

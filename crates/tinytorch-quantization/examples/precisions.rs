@@ -14,6 +14,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tinytorch_core::nn::{Conv2d, Conv2dConfig, Layer, Linear, Sequential};
 use tinytorch_core::{Tensor, no_grad};
+use tinytorch_quantization::latency::quantile;
 use tinytorch_quantization::{Precision, PrepareOptions, QModel, calibrate, convert, prepare};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -78,13 +79,8 @@ fn race(name: &str, model: &Sequential, x: &Tensor, turns: usize) -> Result<()> 
             }
         }
     }
-    let medians: Vec<f64> = seconds
-        .iter_mut()
-        .map(|seconds| {
-            seconds.sort_by(f64::total_cmp);
-            seconds[seconds.len() / 2]
-        })
-        .collect();
+    let median = |seconds: &Vec<f64>| quantile(seconds, 0.5);
+    let medians: Vec<f64> = seconds.iter().map(median).collect();
     println!("{name}: f32 {:.1} µs", 1e6 * medians[0]);
     for (((what, _), model), median) in PRECISIONS.iter().zip(&models).zip(&medians[1..]) {
         println!(

@@ -4,7 +4,9 @@
 //! all three and better in one, and the model as it was trained, whatever it costs.
 //!
 //! Sources: Pareto optimality; Agresti and Coull 1998 and Agresti and Min 2005 for errors that do not vanish where all answers
-//! agree; McGill, Tukey and Larsen 1978 for the error of a median.
+//! agree.
+
+use std::cmp::Ordering;
 
 use crate::precision::Precision;
 
@@ -27,7 +29,7 @@ pub struct PrecisionPoint {
     pub bytes: usize,
     /// Median seconds for one batch.
     pub seconds: f64,
-    /// Standard error of that median, see [`median_error`].
+    /// Standard error of that median, see [`Latency::median_error`](crate::Latency::median_error); NaN for one turn.
     pub seconds_error: f64,
 }
 
@@ -89,29 +91,6 @@ pub fn accuracy_errors(right: &[bool], right_before: &[bool]) -> (f64, f64) {
     )
 }
 
-/// The median of some measurements, and its standard error: `1.25 · R / (1.35 · √n)`, where `R` is the range between the
-/// quartiles. `(NaN, NaN)` without any; the error of one alone is unknown, NaN.
-///
-/// Source: McGill, Tukey and Larsen, "Variations of Box Plots", 1978: what the notches of a box plot are made of.
-#[must_use]
-pub fn median_error(mut values: Vec<f64>) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    // Between neighbours along a line, as numpy has it.
-    let quantile = |q: f64| {
-        let place = q * (values.len() as f64 - 1.0);
-        let (low, high) = (place.floor() as usize, place.ceil() as usize);
-        values[low] + (values[high] - values[low]) * place.fract()
-    };
-    match values.len() {
-        0 => (f64::NAN, f64::NAN),
-        1 => (values[0], f64::NAN),
-        n => {
-            let range = quantile(0.75) - quantile(0.25);
-            (quantile(0.5), 1.25 * range / (1.35 * (n as f64).sqrt()))
-        }
-    }
-}
-
 /// The points that no other dominates, and the first that is in `f32` also if one does. From the smallest to the largest.
 #[must_use]
 pub fn frontier(points: &[PrecisionPoint]) -> Vec<&PrecisionPoint> {
@@ -129,31 +108,60 @@ pub fn frontier(points: &[PrecisionPoint]) -> Vec<&PrecisionPoint> {
     kept
 }
 
-/// The fastest point that is at least this accurate; of those that are none, the most accurate. `None` only without points.
+/// What was found for a demand on accuracy: there is always an answer, and it says whether the demand is met.
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]
-pub fn fastest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<&PrecisionPoint> {
+pub enum Found<'a> {
+    /// The best of those that are accurate enough.
+    Met(&'a PrecisionPoint),
+    /// None is accurate enough: the most accurate.
+    Missed(&'a PrecisionPoint),
+}
+
+impl<'a> Found<'a> {
+    /// The point, whether it meets the demand or not.
+    #[must_use]
+    pub fn point(self) -> &'a PrecisionPoint {
+        match self {
+            Self::Met(point) | Self::Missed(point) => point,
+        }
+    }
+
+    /// Whether it is as accurate as was asked.
+    #[must_use]
+    pub fn is_met(self) -> bool {
+        matches!(self, Self::Met(_))
+    }
+}
+
+/// The point that comes first in this order of those at least this accurate; if there are none, of the most accurate ones.
+/// NaN meets no demand, and no demand that is NaN is met.
+fn first_above(
+    points: &[PrecisionPoint],
+    accuracy: f64,
+    order: impl Fn(&PrecisionPoint, &PrecisionPoint) -> Ordering,
+) -> Option<Found<'_>> {
     let good = points.iter().filter(|point| point.accuracy >= accuracy);
-    let fastest = good.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    fastest.or_else(|| {
-        // Of equally accurate ones the fastest again.
-        points.iter().min_by(|a, b| {
+    let first = good.min_by(|a, b| order(a, b)).map(Found::Met);
+    first.or_else(|| {
+        let most = points.iter().min_by(|a, b| {
             let accuracy = b.accuracy.total_cmp(&a.accuracy);
-            accuracy.then(a.seconds.total_cmp(&b.seconds))
-        })
+            accuracy.then_with(|| order(a, b))
+        });
+        most.map(Found::Missed)
     })
 }
 
-/// The smallest point that is at least this accurate; of those that are none, the most accurate. `None` only without points.
+/// The fastest point that is at least this accurate; if there are none, the fastest of the most accurate. `None` only without points.
 #[must_use]
-pub fn smallest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<&PrecisionPoint> {
-    let good = points.iter().filter(|point| point.accuracy >= accuracy);
-    let smallest = good.min_by_key(|point| point.bytes);
-    smallest.or_else(|| {
-        points.iter().min_by(|a, b| {
-            let accuracy = b.accuracy.total_cmp(&a.accuracy);
-            accuracy.then(a.bytes.cmp(&b.bytes))
-        })
-    })
+pub fn fastest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<Found<'_>> {
+    first_above(points, accuracy, |a, b| a.seconds.total_cmp(&b.seconds))
+}
+
+/// The smallest point that is at least this accurate; if there are none, the smallest of the most accurate. `None` only without points.
+#[must_use]
+pub fn smallest_above(points: &[PrecisionPoint], accuracy: f64) -> Option<Found<'_>> {
+    first_above(points, accuracy, |a, b| a.bytes.cmp(&b.bytes))
 }
 
 #[cfg(test)]
@@ -184,25 +192,21 @@ mod tests {
         ];
         let bytes: Vec<usize> = frontier(&points).iter().map(|point| point.bytes).collect();
         assert_eq!(bytes, [50, 100, 400]);
-        let of = |accuracy| fastest_above(&points, accuracy).map(|point| point.bytes);
-        assert_eq!(of(0.9), Some(100));
-        assert_eq!(
-            of(0.99),
-            Some(100),
-            "the most accurate, if none is good enough"
-        );
-        assert_eq!(
-            smallest_above(&points, 0.7).map(|point| point.bytes),
-            Some(50)
-        );
+        let told = |found: Option<Found<'_>>| found.map(|f| (f.point().bytes, f.is_met()));
+        let of = |accuracy| told(fastest_above(&points, accuracy));
+        assert_eq!(of(0.9), Some((100, true)));
+        // The most accurate, if none is good enough: it used to look like one that is.
+        assert_eq!(of(0.99), Some((100, false)));
+        assert_eq!(of(f64::NAN), Some((100, false)));
+        assert_eq!(told(smallest_above(&points, 0.7)), Some((50, true)));
         assert_eq!(fastest_above(&[], 0.5), None);
         // Equally accurate, none good enough: what is asked for decides. The last one used to win.
         let twins = [
             point(Precision::Float, 0.9, 300, 1.0),
             point(Precision::Bf16, 0.9, 200, 2.0),
         ];
-        assert_eq!(fastest_above(&twins, 1.0).map(|p| p.bytes), Some(300));
-        assert_eq!(smallest_above(&twins, 1.0).map(|p| p.bytes), Some(200));
+        assert_eq!(told(fastest_above(&twins, 1.0)), Some((300, false)));
+        assert_eq!(told(smallest_above(&twins, 1.0)), Some((200, false)));
     }
 
     #[test]
@@ -219,16 +223,5 @@ mod tests {
         assert_eq!(difference, 1.0 / 6.0);
         let (own, difference) = accuracy_errors(&[], &[]);
         assert!(own > 0.0 && difference > 0.0);
-    }
-
-    #[test]
-    fn the_error_of_a_median_by_hand() {
-        // Quartiles of 1, 2, 3, 4, 9: 2 and 4.
-        let (median, error) = median_error(vec![9.0, 1.0, 3.0, 2.0, 4.0]);
-        assert_eq!(median, 3.0);
-        assert!((error - 2.5 / (1.35 * 5.0_f64.sqrt())).abs() < 1e-15);
-        // Two: quartiles 1.25 and 1.75.
-        assert_eq!(median_error(vec![1.0, 2.0]).0, 1.5);
-        assert!(median_error(vec![1.0]).1.is_nan() && median_error(vec![]).0.is_nan());
     }
 }

@@ -1,7 +1,10 @@
-//! How long something takes: one definition of latency.
+//! How long something takes: one definition of latency, and of the quantiles that it is made of.
 //!
 //! In: the durations of several runs. Out: the median, which one slow run does not move, with the quartiles that say how far
 //! runs differ.
+//!
+//! Sources: Hyndman and Fan, "Sample Quantiles in Statistical Packages", 1996; McGill, Tukey and Larsen, "Variations of Box Plots",
+//! 1978, for the error of a median.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -24,25 +27,33 @@ pub struct Latency {
 impl Latency {
     /// The latency of runs that took so long; `None` if there were none.
     ///
-    /// A quantile `q` of `n` sorted durations is the one at the place `q · (n − 1)`, and between two of them in proportion (Hyndman and
-    /// Fan 1996, definition 7): of 1, 2, 3 and 10 ms the median is 2.5 ms, the quartiles are 1.75 and 4.75 ms.
+    /// The quantiles are those of [`quantile`]: of 1, 2, 3 and 10 ms the median is 2.5 ms, the quartiles are 1.75 and 4.75 ms.
     #[must_use]
     pub fn of(durations: &[Duration]) -> Option<Self> {
-        let mut sorted = durations.to_vec();
-        sorted.sort_unstable();
-        let fastest = *sorted.first()?;
-        let quantile = |share: f64| {
-            let place = share * (sorted.len() - 1) as f64;
-            let (low, high) = (sorted[place as usize], sorted[place.ceil() as usize]);
-            low + (high - low).mul_f64(place.fract())
-        };
+        let fastest = *durations.iter().min()?;
+        let seconds: Vec<f64> = durations.iter().map(Duration::as_secs_f64).collect();
+        // Between the fastest and the slowest, so a duration again.
+        let at = |share| Duration::from_secs_f64(quantile(&seconds, share));
         Some(Self {
-            runs: sorted.len(),
+            runs: durations.len(),
             fastest,
-            lower_quartile: quantile(0.25),
-            median: quantile(0.5),
-            upper_quartile: quantile(0.75),
+            lower_quartile: at(0.25),
+            median: at(0.5),
+            upper_quartile: at(0.75),
         })
+    }
+
+    /// The standard error of the median in seconds: `1.25 · R / (1.35 · √runs)`, where `R` is the range between the quartiles. Of 1, 2, 3,
+    /// 4 and 9 s it is `1.25 · 2 / (1.35 · √5)`, 0.83 s. NaN for a single run: its error is unknown.
+    ///
+    /// Source: McGill, Tukey and Larsen 1978, what the notches of a box plot are made of.
+    #[must_use]
+    pub fn median_error(&self) -> f64 {
+        if self.runs < 2 {
+            return f64::NAN;
+        }
+        let range = self.upper_quartile.saturating_sub(self.lower_quartile);
+        1.25 * range.as_secs_f64() / (1.35 * (self.runs as f64).sqrt())
     }
 
     /// Runs `work` once unmeasured, which fills caches and allocates what stays, and then `runs` times.
@@ -65,6 +76,35 @@ impl Latency {
             None => unreachable!("there was a run"),
         }
     }
+}
+
+/// The value that this share of all is below: of `n` in order the one at the place `share · (n − 1)`, counted from 0, and between two
+/// of them in proportion. Of 1, 2, 3 and 10 the quartile 0.75 is at the place 2.25: 3 + 0.25 · 7 = 4.75. NaN of no values.
+///
+/// Source: Hyndman and Fan 1996, definition 7.
+///
+/// # Panics
+///
+/// If `share` is not in `0..=1`.
+#[must_use]
+#[track_caller]
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    assert!(
+        (0.0..=1.0).contains(&share),
+        "a share is from 0 to 1, got {share}"
+    );
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return f64::NAN;
+    };
+    let place = share * last as f64;
+    let (low, high) = (sorted[place as usize], sorted[place.ceil() as usize]);
+    // Also where both are infinite, or the place is one of the values.
+    if low == high || place.fract() == 0.0 {
+        return low;
+    }
+    low + (high - low) * place.fract()
 }
 
 impl fmt::Display for Latency {
@@ -100,6 +140,30 @@ mod tests {
             (4, Duration::from_millis(1))
         );
         assert_eq!(latency.to_string(), "2.500ms (1.750ms to 4.750ms, 4 runs)");
+    }
+
+    #[test]
+    fn quantiles_by_hand() {
+        let values = [10.0, 1.0, 3.0, 2.0];
+        let found = [0.0, 0.25, 0.5, 0.75, 1.0].map(|share| quantile(&values, share));
+        assert_eq!(found, [1.0, 1.75, 2.5, 4.75, 10.0]);
+        assert_eq!(quantile(&[7.0], 0.3), 7.0);
+        assert_eq!(
+            quantile(&[1.0, f64::INFINITY, f64::INFINITY], 0.75),
+            f64::INFINITY
+        );
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn the_error_of_a_median_by_hand() {
+        // Quartiles of 1, 2, 3, 4, 9: 2 and 4.
+        let seconds = [9, 1, 3, 2, 4].map(Duration::from_secs);
+        let latency = Latency::of(&seconds).expect("five runs");
+        assert_eq!(latency.median, Duration::from_secs(3));
+        assert_eq!(latency.median_error(), 2.5 / (1.35 * 5.0_f64.sqrt()));
+        let one = Latency::of(&seconds[..1]).expect("one run");
+        assert!(one.median_error().is_nan());
     }
 
     #[test]

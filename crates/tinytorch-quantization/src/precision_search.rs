@@ -15,14 +15,14 @@
 //! with its reason and is no error. The layers are those with weights: linear layers, convolutions and embeddings. With
 //! `require_full_coverage` choices that leave a layer in `f32` are refused, but for the model as it was trained.
 //!
-//! Each choice is calibrated anew: which operations are one place of the model, and so what is observed behind it, depends on
-//! the choice.
+//! The calibration data flows through the model once for every way in which its layers are joined, and not for every choice. So the
+//! model must stay as it is while the search is under way.
 //!
 //! ```
 //! use rand::SeedableRng;
 //! use tinytorch_core::Tensor;
 //! use tinytorch_core::nn::{Linear, Relu, Sequential};
-//! use tinytorch_quantization::{Examples, PrecisionSearch, SearchOptions};
+//! use tinytorch_quantization::{Examples, Found, PrecisionSearch, SearchOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let rng = &mut rand_chacha::ChaCha8Rng::seed_from_u64(0);
@@ -42,8 +42,10 @@
 //!     println!("{:.3} ± {:.3}, {} bytes, {:.2e} s", point.accuracy, point.accuracy_error, point.bytes, point.seconds);
 //! }
 //! assert!(search.frontier().iter().any(|point| point.is_f32()));
-//! let fastest = search.fastest_above(0.9);
-//! # assert!(!fastest.precisions.is_empty());
+//! match search.fastest_above(0.9) {
+//!     Found::Met(point) => println!("{:?}", point.precisions),
+//!     Found::Missed(best) => println!("no choice reaches 90 %, this one {:.1} %", 100.0 * best.accuracy),
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -54,14 +56,16 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::convert::{calibrate, convert};
+use crate::convert::convert;
 use crate::error::{Error, Result};
 use crate::framework::nn::{Embedding, Layer, Sequential};
 use crate::framework::{Tensor, no_grad};
 use crate::frontier::{
-    PrecisionPoint, accuracy_errors, fastest_above, frontier, median_error, smallest_above,
+    Found, PrecisionPoint, accuracy_errors, fastest_above, frontier, smallest_above,
 };
+use crate::latency::Latency;
 use crate::metrics::{answers, kl_divergence, mean_cross_entropy, sqnr_db};
+use crate::observed::Observed;
 use crate::precision::Precision;
 use crate::prepare::{PrepareOptions, prepare};
 use crate::qmodel::QModel;
@@ -152,6 +156,7 @@ pub struct PrecisionSearch<'a> {
     queue: VecDeque<Vec<Precision>>,
     /// Whether the choices by sensitivity are in the queue.
     ordered: bool,
+    observed: Observed,
 }
 
 impl<'a> PrecisionSearch<'a> {
@@ -228,6 +233,7 @@ impl<'a> PrecisionSearch<'a> {
             tried: Vec::new(),
             queue: VecDeque::new(),
             ordered: false,
+            observed: Observed::default(),
         };
         let point = search.measure(&in_f32)?.0;
         search.points.push(point);
@@ -379,7 +385,7 @@ impl<'a> PrecisionSearch<'a> {
         let is_f32 = |(_, precision): &(String, Precision)| *precision == Precision::Float;
         options.require_full_coverage &= !precisions.iter().all(is_f32);
         let mut prepared = prepare(self.model, &options)?;
-        calibrate(&mut prepared, self.calibration.iter().cloned())?;
+        self.observed.observe(&mut prepared, &self.calibration)?;
         convert(&prepared)
     }
 
@@ -411,16 +417,19 @@ impl<'a> PrecisionSearch<'a> {
         let count = self.examples.labels.len();
         let batch = self.options.timed_batch.clamp(1, count);
         let x = self.examples.inputs.slice_axis(0, 0..batch)?;
-        let mut seconds = Vec::with_capacity(self.options.turns);
+        let mut durations = Vec::with_capacity(self.options.turns.max(1));
         // The first turn warms up.
         for turn in 0..=self.options.turns.max(1) {
             let started = Instant::now();
             std::hint::black_box(model.forward(&x)?);
             if turn > 0 {
-                seconds.push(started.elapsed().as_secs_f64());
+                durations.push(started.elapsed());
             }
         }
-        Ok(median_error(seconds))
+        let unknown = (f64::NAN, f64::NAN);
+        Ok(Latency::of(&durations).map_or(unknown, |latency| {
+            (latency.median.as_secs_f64(), latency.median_error())
+        }))
     }
 
     fn note_sensitivity(&mut self, choice: &[Precision], point: &PrecisionPoint, scores: &[f32]) {
@@ -473,16 +482,14 @@ impl<'a> PrecisionSearch<'a> {
         frontier(&self.points)
     }
 
-    /// The fastest that is at least this accurate, or the most accurate if none is.
-    #[must_use]
-    pub fn fastest_above(&self, accuracy: f64) -> &PrecisionPoint {
-        fastest_above(&self.points, accuracy).unwrap_or(&self.points[0])
+    /// The fastest that is at least this accurate; if none is, the most accurate, as [`Found::Missed`].
+    pub fn fastest_above(&self, accuracy: f64) -> Found<'_> {
+        fastest_above(&self.points, accuracy).unwrap_or(Found::Missed(&self.points[0]))
     }
 
-    /// The smallest that is at least this accurate, or the most accurate if none is.
-    #[must_use]
-    pub fn smallest_above(&self, accuracy: f64) -> &PrecisionPoint {
-        smallest_above(&self.points, accuracy).unwrap_or(&self.points[0])
+    /// The smallest that is at least this accurate; if none is, the most accurate, as [`Found::Missed`].
+    pub fn smallest_above(&self, accuracy: f64) -> Found<'_> {
+        smallest_above(&self.points, accuracy).unwrap_or(Found::Missed(&self.points[0]))
     }
 }
 

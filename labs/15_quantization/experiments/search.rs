@@ -137,12 +137,13 @@ impl Experiment for Search {
         let beyond = (best + 0.01).min(1.0);
         let mut found = Vec::new();
         for asked in wanted.into_iter().chain([beyond]) {
-            let point = search.fastest_above(asked);
+            let answer = search.fastest_above(asked);
+            let point = answer.point();
             let after = search.convert(&point.precisions)?.forward(&kept.inputs)?;
             let after = right(&after.to_vec());
             found.push(Answer {
                 asked: 100.0 * asked,
-                reached: point.accuracy >= asked,
+                reached: answer.is_met(),
                 point: Point::of(point),
                 checked_gain: 100.0 * (share(&after) - share(&before)),
                 checked_error: 100.0 * accuracy_errors(&after, &before).1,
