@@ -282,6 +282,71 @@ pub fn compare_dialects(
     Ok(result)
 }
 
+/// A sum of products that two dialects turn into different codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SumDisagreement {
+    /// Its position.
+    pub index: usize,
+    /// The sum.
+    pub sum: i32,
+    /// Its code by the first dialect.
+    pub left: i32,
+    /// Its code by the second.
+    pub right: i32,
+}
+
+/// How often two dialects differ on sums of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SumDisagreements {
+    /// How many sums there are.
+    pub of: usize,
+    /// How many of them become different codes.
+    pub count: usize,
+    /// The largest distance between two codes of the same sum.
+    pub largest: u32,
+    /// The first such sum.
+    pub first: Option<SumDisagreement>,
+}
+
+/// Turns sums of products into codes in two dialects and says where the codes differ: what [`compare_dialects`] does for the writing
+/// of real values, at the other place where codes come about. `sums` have any shape, flattened; all scales are per tensor.
+///
+/// With a factor of 1/2, the sums 1, 2, 3, 5 are 0.5, 1, 1.5, 2.5 steps: ONNX rounds the ties to 0, 2, 2, LiteRT to 1, 2, 3. They differ twice,
+/// first at index 0.
+///
+/// # Errors
+///
+/// Those of [`Dialect::requantize`].
+pub fn compare_requantization(
+    sums: &[i32],
+    [left, right]: [Dialect; 2],
+    scales: Rescale,
+    zero_point: i32,
+    codes: CodeRange,
+) -> Result<SumDisagreements> {
+    let lefts = left.requantize(sums, scales, zero_point, codes)?;
+    let rights = right.requantize(sums, scales, zero_point, codes)?;
+    let mut result = SumDisagreements {
+        of: sums.len(),
+        count: 0,
+        largest: 0,
+        first: None,
+    };
+    for (index, (&left, &right)) in lefts.iter().zip(&rights).enumerate() {
+        if left != right {
+            result.count += 1;
+            result.largest = result.largest.max(left.abs_diff(right));
+            result.first.get_or_insert(SumDisagreement {
+                index,
+                sum: sums[index],
+                left,
+                right,
+            });
+        }
+    }
+    Ok(result)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +382,39 @@ mod tests {
                 first: Some(first)
             })
         );
+    }
+
+    #[test]
+    fn worked_example_requantization() {
+        // A factor of 1/2: 0.5, 1, 1.5 and 2.5 steps.
+        let half = Rescale {
+            input: 0.5,
+            weight: 0.25,
+            output: 0.25,
+        };
+        let sums = [1, 2, 3, 5];
+        let compare = |left, right| compare_requantization(&sums, [left, right], half, 0, INT8);
+        let first = SumDisagreement {
+            index: 0,
+            sum: 1,
+            left: 0,
+            right: 1,
+        };
+        let found = SumDisagreements {
+            of: 4,
+            count: 2,
+            largest: 1,
+            first: Some(first),
+        };
+        assert_eq!(compare(Dialect::Onnx, Dialect::LiteRt), Ok(found));
+        let same = compare(Dialect::Onnx, Dialect::PyTorch).expect("good scales");
+        assert_eq!((same.count, same.largest, same.first), (0, 0, None));
+        let bad = Rescale {
+            output: 0.0,
+            ..half
+        };
+        let bad = compare_requantization(&sums, [Dialect::Onnx; 2], bad, 0, INT8);
+        assert!(matches!(bad, Err(Error::BadQParams { .. })));
     }
 
     #[test]

@@ -111,6 +111,23 @@ impl CodeRange {
         self.min <= code && code <= self.max
     }
 
+    /// The code that differs from an integer by a multiple of [`len`](Self::len): what a cast to a narrow integer gives that keeps the
+    /// lowest bits. In `-8..=7`, 8 becomes −8 and −9 becomes 7.
+    ///
+    /// ONNX's operator Cast does this, after it has dropped what is behind the point. It is no way to write a real number: for
+    /// that codes saturate (N5).
+    ///
+    /// # Panics
+    ///
+    /// If there are no codes.
+    #[must_use]
+    #[track_caller]
+    pub const fn wrap(self, value: i64) -> i32 {
+        assert!(self.min <= self.max, "there are no codes");
+        let count = self.len() as i128;
+        ((value as i128 - self.min as i128).rem_euclid(count) + self.min as i128) as i32
+    }
+
     /// Checks that the range can serve: it holds 0, has a code above 0, and stays within 16 bits.
     ///
     /// # Errors
@@ -329,6 +346,23 @@ impl QParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cast_wraps_where_a_code_saturates() {
+        let int4 = CodeRange::INT4;
+        assert_eq!([7, 8, -8, -9, 24].map(|x| int4.wrap(x)), [7, -8, -8, 7, -8]);
+        assert_eq!([15, 16, -1].map(|x| CodeRange::UINT4.wrap(x)), [15, 0, 15]);
+        for value in [i64::MIN, i64::MAX, -300, 127, 128] {
+            assert_eq!(CodeRange::INT8.wrap(value), i32::from(value as i8));
+            assert_eq!(CodeRange::UINT8.wrap(value), i32::from(value as u8));
+        }
+        // All numbers that there are.
+        let all = CodeRange {
+            min: i32::MIN,
+            max: i32::MAX,
+        };
+        assert_eq!(all.wrap(1 << 40 | 5), 5);
+    }
 
     #[test]
     fn eight_bits_are_256_codes_or_255_narrow_ones() {

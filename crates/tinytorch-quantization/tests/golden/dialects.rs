@@ -1,6 +1,8 @@
 //! Each dialect against what its owner's software computes: not one code may differ.
 
-use tinytorch_quantization::{CodeRange, Dialect, QParams, Rescale, ValueRange, compare_dialects};
+use tinytorch_quantization::{
+    CodeRange, Dialect, QParams, Rescale, ValueRange, compare_dialects, compare_requantization,
+};
 
 use crate::reader::{Case, Golden};
 
@@ -56,10 +58,9 @@ fn requantized_alike(op: &str, dialect: Dialect, codes: CodeRange) -> usize {
             };
             let got = dialect.requantize(&of(&sums), scales, zero_point, codes);
             assert_eq!(got, Ok(of(&expected)), "{}", case.name);
-            let ours = Dialect::Onnx.requantize(&of(&sums), scales, zero_point, codes);
-            let ours = ours.expect("good scales");
-            let pairs = ours.iter().zip(of(&expected));
-            different_from_ours += pairs.filter(|(ours, theirs)| **ours != *theirs).count();
+            let both = [Dialect::Onnx, dialect];
+            let found = compare_requantization(&of(&sums), both, scales, zero_point, codes);
+            different_from_ours += found.expect("good scales").count;
         }
     });
     different_from_ours

@@ -9,8 +9,8 @@ use tinytorch_quantization::{
     LossScaler, MinMaxObserver, MovingAverageMinMaxObserver, NonFinite, Observer, PackedTensor,
     Parameters, PercentileObserver, QConv2d, QLinear, QParams, QTensor, Rescale, Scheme,
     SketchObserver, Symmetry, ValueRange, choose_qparams, choose_qparams_per_channel,
-    compare_dialects, dequantize, fake_quantize, fake_quantize_per_channel, fake_quantize_values,
-    multipliers, quantize, quantize_bias, quantize_per_channel, requantize,
+    compare_dialects, compare_requantization, dequantize, fake_quantize, fake_quantize_per_channel,
+    fake_quantize_values, multipliers, quantize, quantize_bias, quantize_per_channel, requantize,
     straight_through_gradient, symmetric_scale, to_half,
 };
 
@@ -233,6 +233,11 @@ proptest! {
                 prop_assert!(written.iter().all(|&code| codes.contains(code)));
             }
             let _ = compare_dialects(&values, (Dialect::Onnx, pair), (dialect, pair), codes);
+            let both = [Dialect::Onnx, dialect];
+            if let Ok(found) = compare_requantization(&sums, both, scales, pair.zero_point, codes) {
+                prop_assert_eq!(found.count > 0, found.first.is_some());
+                prop_assert!(found.count <= found.of && (dialect != Dialect::Onnx || found.count == 0));
+            }
         }
     }
 
@@ -325,7 +330,9 @@ proptest! {
             let _ = to_half(&tensor, half);
         }
         let sums: Vec<i32> = values.iter().map(|x| x.to_bits() as i32).collect();
-        let whole = sums.len() / factors.len() * factors.len();
+        // Of multipliers that are not finite, `multipliers` has made an error before they come here.
+        let factors: Vec<f32> = factors.into_iter().filter(|factor| factor.is_finite()).collect();
+        let whole = sums.len().checked_div(factors.len()).unwrap_or_default() * factors.len();
         let _ = requantize(&sums[..whole], &factors, pair.zero_point, CodeRange::INT8);
         let mut gradients = values.clone();
         let mut scaler = LossScaler::default();
