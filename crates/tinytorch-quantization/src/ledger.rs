@@ -19,6 +19,9 @@ pub enum Fate {
     Quantized,
     /// It is part of another layer, or does nothing in evaluation.
     Folded,
+    /// It has no weights that could be narrow, and works on the real values that come: a ReLU behind a layer that takes and gives
+    /// real values. It costs no bytes and no accuracy, so it is nothing that was left behind.
+    PassesReals,
     /// It computes in `f32`.
     Float,
 }
@@ -28,6 +31,7 @@ impl fmt::Display for Fate {
         f.pad(match self {
             Self::Quantized => "quantized",
             Self::Folded => "folded",
+            Self::PassesReals => "passes reals",
             Self::Float => "float",
         })
     }
@@ -77,7 +81,7 @@ impl Ledger {
     /// Writes down for an operation that it works on real values after all.
     pub(crate) fn works_on_reals(&mut self, name: &str) {
         for entry in self.entries.iter_mut().filter(|entry| entry.name == name) {
-            entry.fate = Fate::Float;
+            entry.fate = Fate::PassesReals;
             entry.rule = "has no weights; works on the real values that come".to_owned();
         }
     }
@@ -93,7 +97,7 @@ impl fmt::Display for Ledger {
         let kind = width(|entry| entry.kind.chars().count(), "kind");
         writeln!(
             f,
-            "{:name$}  {:kind$}  {:9}  rule",
+            "{:name$}  {:kind$}  {:12}  rule",
             "operation", "kind", "fate"
         )?;
         for entry in &self.entries {
@@ -103,13 +107,14 @@ impl fmt::Display for Ledger {
                 fate,
                 rule,
             } = entry;
-            writeln!(f, "{own:name$}  {what:kind$}  {fate:9}  {rule}")?;
+            writeln!(f, "{own:name$}  {what:kind$}  {fate:12}  {rule}")?;
         }
         write!(
             f,
-            "{} quantized, {} folded, {} in f32",
+            "{} quantized, {} folded, {} passing reals on, {} in f32",
             self.count(Fate::Quantized),
             self.count(Fate::Folded),
+            self.count(Fate::PassesReals),
             self.count(Fate::Float)
         )
     }

@@ -35,7 +35,8 @@ pub struct PrepareOptions {
     /// Layers, by dotted name, that compute in other numbers, each with all that is inside of it. The longest name that holds a
     /// layer decides, of equal ones the last; `keep_float` comes first.
     pub overrides: Vec<(String, Precision)>,
-    /// Whether an operation that would stay in `f32` is an error. Layers without weights between narrow ones do not count.
+    /// Whether an operation that would stay in `f32` is an error. Layers without weights between narrow ones do not count: the ledger
+    /// says that they pass real values on ([`Fate::PassesReals`](crate::Fate::PassesReals)).
     pub require_full_coverage: bool,
 }
 

@@ -51,7 +51,7 @@ pub(crate) const NO_CODES: QParams = QParams::symmetric(1.0);
 /// A layer that was not quantized, and why.
 #[derive(Clone)]
 pub struct FloatLayer {
-    /// The layer itself, shared with the model it came from.
+    /// The layer, a copy of the one that was converted; a type that does not give one ([`Layer::copied`]) is shared with the original.
     pub layer: Arc<dyn Layer>,
     /// Why it stays as it is.
     pub reason: String,

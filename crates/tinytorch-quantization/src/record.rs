@@ -108,11 +108,16 @@ pub(crate) enum LayerRecord {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LedgerRecord {
     rules: Vec<String>,
-    /// Name, kind, fate (quantized, folded, float), and which rule.
+    /// Name, kind, fate (its place in [`FATES`]), and which rule.
     entries: Vec<(String, String, u8, usize)>,
 }
 
-const FATES: [Fate; 3] = [Fate::Quantized, Fate::Folded, Fate::Float];
+const FATES: [Fate; 4] = [
+    Fate::Quantized,
+    Fate::Folded,
+    Fate::Float,
+    Fate::PassesReals,
+];
 
 impl From<&Ledger> for LedgerRecord {
     fn from(ledger: &Ledger) -> Self {
@@ -127,6 +132,7 @@ impl From<&Ledger> for LedgerRecord {
                 Fate::Quantized => 0,
                 Fate::Folded => 1,
                 Fate::Float => 2,
+                Fate::PassesReals => 3,
             };
             entries.push((entry.name.clone(), entry.kind.clone(), fate, rule));
         }

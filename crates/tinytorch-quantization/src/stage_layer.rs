@@ -1,11 +1,13 @@
 //! From a stage to the layer that takes its place in a quantized model.
 
+use std::sync::Arc;
+
 use crate::composite::{Chain, Join, QBranches, QResidual};
 use crate::conv::QConv2d;
 use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
 use crate::folded::{Folded, Operation};
-use crate::framework::nn::Embedding;
+use crate::framework::nn::{Embedding, Layer};
 use crate::join::{QAdd, QConcat};
 use crate::linear::{QLinear, quantize_bias};
 use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow};
@@ -35,7 +37,7 @@ impl Stage {
                 self.narrow(*precision, self.written.then_some(output))
             }
             Plan::Float(reason) => Ok(QLayer::Float(FloatLayer {
-                layer: self.layers[0].clone(),
+                layer: own_copy(&self.layers[0]),
                 reason: reason.clone(),
                 output: self.written.then_some(output),
             })),
@@ -163,6 +165,16 @@ impl Stage {
             what: "an embedding that is none",
         })
     }
+}
+
+/// A layer that nothing changes any more: what is done to the original afterwards, training or a change of its mode, must not reach a
+/// model that was converted. A layer of a foreign type that has no copy of itself stays shared.
+fn own_copy(layer: &Arc<dyn Layer>) -> Arc<dyn Layer> {
+    let Some(copy) = layer.copied() else {
+        return layer.clone();
+    };
+    copy.set_training(false);
+    copy
 }
 
 /// The stage of a way whose output can be given the parameters in which all ways shall end, if there is one.

@@ -329,19 +329,19 @@ fn the_ledger_tells_of_every_operation_and_by_which_rule() {
     let quantized = convert(&prepared).expect("calibrated");
     let ledger = quantized.ledger();
     let expected = "\
-operation  kind          fate       rule
-conv       conv2d        quantized  static: codes in, codes out
-drop       dropout       folded     does nothing in evaluation
-norm       batch_norm2d  folded     part of `conv`
-relu       relu          folded     part of `conv`
-ways.0     gelu          float      no integer gelu
-ways       concat        quantized  its ways meet on codes
-pool       max_pool2d    quantized  works on the codes of its input
-flatten    flatten       quantized  works on the codes of its input
-last       linear        quantized  static: codes in, codes out
-curve      gelu          float      no integer gelu
-end        relu          float      has no weights; works on the real values that come
-5 quantized, 3 folded, 3 in f32";
+operation  kind          fate          rule
+conv       conv2d        quantized     static: codes in, codes out
+drop       dropout       folded        does nothing in evaluation
+norm       batch_norm2d  folded        part of `conv`
+relu       relu          folded        part of `conv`
+ways.0     gelu          float         no integer gelu
+ways       concat        quantized     its ways meet on codes
+pool       max_pool2d    quantized     works on the codes of its input
+flatten    flatten       quantized     works on the codes of its input
+last       linear        quantized     static: codes in, codes out
+curve      gelu          float         no integer gelu
+end        relu          passes reals  has no weights; works on the real values that come
+5 quantized, 3 folded, 1 passing reals on, 2 in f32";
     assert_eq!(ledger.to_string(), expected);
     assert_eq!(ledger.count(Fate::Folded), 3);
     let text = serde_json::to_string(&ledger).expect("JSON");
@@ -371,8 +371,75 @@ fn a_float_left_behind_is_an_error_if_full_coverage_is_required() {
     );
     let (words, _) = words(6);
     assert!(prepare(&words, &strict(Precision::STATIC)).is_ok());
+    // What is allowed between narrow layers was counted as `in f32` all the same.
+    let model = Sequential::new()
+        .with(Linear::new(4, 4, rng))
+        .with(Flatten)
+        .with(Linear::new(4, 4, rng));
+    let prepared = prepare(&model, &strict(Precision::Dynamic)).expect("nothing is left behind");
+    let count = |fate| prepared.ledger().count(fate);
+    let counts = [Fate::Quantized, Fate::PassesReals, Fate::Float].map(count);
+    assert_eq!(counts, [2, 1, 0]);
     let error = prepare(&words, &strict(Precision::Float)).expect_err("everything stays");
     assert!(matches!(error, Error::LeftInFloat { name, .. } if name == "words"));
+}
+
+/// A layer that stayed in `f32` was the original's own: training it on, or putting it into training mode, changed the model that had
+/// been converted and perhaps measured.
+#[test]
+fn what_is_done_to_the_original_does_not_reach_the_converted_model() {
+    let rng = &mut Rng::seed_from_u64(8);
+    let model = Sequential::new()
+        .with_named("kept", Linear::new(4, 16, rng))
+        .with_named("curve", Gelu)
+        .with_named("first", Linear::new(16, 16, rng))
+        .with_named(
+            "inside",
+            Residual::new(Sequential::new().with_named("kept", Linear::new(16, 16, rng))),
+        )
+        .with_named("last", Linear::new(16, 3, rng));
+    let norms = Sequential::new()
+        .with_named("norm", BatchNorm2d::new(2))
+        .with_named(
+            "drop",
+            Residual::new(Dropout::new(0.5, rng).expect("a probability")),
+        )
+        .with_named("flatten", Flatten)
+        .with_named("last", Linear::new(8, 3, rng));
+    let keep = |names: &[&str]| PrepareOptions {
+        keep_float: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..PrepareOptions::default()
+    };
+    let x = Tensor::randn(&[5, 4], rng);
+    let images = Tensor::randn(&[5, 2, 2, 2], rng);
+    for (model, x, options) in [
+        (&model, x, keep(&["kept", "inside.body.kept"])),
+        (&norms, images, keep(&["drop"])),
+    ] {
+        let converted = quantized(model, &options, std::slice::from_ref(&x));
+        assert!(converted.in_float().count() >= 2);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model");
+        converted.save(&path).expect("a place to write");
+        let bytes = std::fs::read(&path).expect("it is there");
+        let outputs = || {
+            let fast = converted.forward(&x).expect("fits").to_vec();
+            let defined = converted.forward_definition(&x).expect("fits").to_vec();
+            assert_eq!(fast, defined);
+            fast
+        };
+        let before = outputs();
+        for (_, parameter) in model.named_tensors() {
+            parameter.update(|mut values| values.mapv_inplace(|x| 2.0 * x + 1.0));
+        }
+        model.set_training(true);
+        assert_eq!(outputs(), before);
+        converted.save(&path).expect("a place to write");
+        assert!(
+            std::fs::read(&path).expect("it is there") == bytes,
+            "the file changed"
+        );
+    }
 }
 
 #[test]
