@@ -31,6 +31,10 @@ use crate::scheme::{CodeRange, QParams};
 ///
 /// - A value that has a code already is not moved.
 /// - NaN stays NaN. It comes here only in a direct call: `fake_quantize` on tensors refuses it first.
+///
+/// # Panics
+///
+/// If there are values but no codes: `codes.min` is above `codes.max`.
 #[must_use]
 pub fn fake_quantize_values(values: &[f32], qparams: QParams, codes: CodeRange) -> Vec<f32> {
     let QParams { scale, zero_point } = qparams;

@@ -74,7 +74,7 @@ pub fn multipliers(input_scale: f32, weight_scales: &[f32], output_scale: f32) -
 ///
 /// # Panics
 ///
-/// If the accumulators are no whole number of rows, or `codes` do not fit an `i8`.
+/// If the accumulators are no whole number of rows, a multiplier is not finite, or `codes` do not fit an `i8`.
 #[must_use]
 #[track_caller]
 pub fn requantize(
@@ -91,6 +91,11 @@ pub fn requantize(
     assert!(
         -128 <= codes.min && codes.min <= codes.max && codes.max <= 127,
         "{codes:?} does not fit an i8"
+    );
+    // NaN would become code 0 without a word (N5).
+    assert!(
+        multipliers.iter().all(|multiplier| multiplier.is_finite()),
+        "a multiplier is not finite"
     );
     // BEGIN SOLUTION 15.8a
     todo!("exercise 15.8a")

@@ -82,8 +82,16 @@ pub fn quantize(values: &[f32], qparams: QParams, codes: CodeRange) -> Result<Ve
 /// # Edge cases
 ///
 /// The code that equals the zero point reads back as exactly 0.0, whatever the scale.
+///
+/// # Panics
+///
+/// If the parameters break N1: the scale must be finite and above 0, and the zero point one of the codes −128..=127.
 #[must_use]
+#[track_caller]
 pub fn dequantize(codes: &[i8], qparams: QParams) -> Vec<f32> {
+    if let Err(error) = qparams.check(CodeRange::INT8) {
+        panic!("{error}");
+    }
     let QParams { scale, zero_point } = qparams;
     // BEGIN SOLUTION 15.4
     codes
@@ -162,6 +170,20 @@ mod tests {
                 Ok(vec![zero_point as i8; 2])
             );
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a zero point must be one of the codes")]
+    fn a_zero_point_that_is_no_code_is_refused() {
+        // The difference to it overflowed: a panic without a word in a debug build, a wrong value in a release build.
+        let zero_point = i32::MIN;
+        let _ = dequantize(
+            &[1],
+            QParams {
+                scale: 1.0,
+                zero_point,
+            },
+        );
     }
 
     #[test]
