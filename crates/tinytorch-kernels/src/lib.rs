@@ -23,8 +23,8 @@ pub use conv_f32::PackedConv2dF32;
 pub use conv_i8::{Conv2dShape, Images, PackedConv2d};
 pub use dynamic::{DynamicLinear, InputError, InputRange};
 pub use elementwise::{
-    NotFinite, Quantize, dequantize_i8_f32, min_max, quantize_f32_i8, quantize_f32_u8,
-    requantize_i32_i8,
+    NotFinite, Quantize, dequantize_i8_f32, dequantize_u8_f32, min_max, quantize_f32_i8,
+    quantize_f32_u8, requantize_i32_i8,
 };
 pub use gemm_bf16::{
     Bf16Elements, MatrixBf16, PackedBf16, bf16_is_fast, bf16_kernel_name, gemm_bf16,

@@ -15,7 +15,6 @@
 
 use std::arch::x86_64::*;
 
-use super::{NotFinite, first_not_finite};
 use crate::cpu::Vectors;
 use crate::gemm_i8::ending::Codes;
 
@@ -24,7 +23,7 @@ const MARGIN: i16 = 4;
 /// Values per step.
 const STEP: usize = 64;
 
-/// Writes the codes of `values`, each changed by `flip` (bits that are inverted).
+/// Writes the codes of `values`, each changed by `flip` (bits that are inverted). Whether all values are finite.
 ///
 /// # Panics
 ///
@@ -36,7 +35,7 @@ pub(super) fn quantize(
     codes: Codes,
     flip: u8,
     out: &mut [u8],
-) -> Result<(), NotFinite> {
+) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     assert_eq!(values.len(), out.len(), "one code per value");
     // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
@@ -44,13 +43,7 @@ pub(super) fn quantize(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512(
-    values: &[f32],
-    scale: f32,
-    codes: Codes,
-    flip: u8,
-    out: &mut [u8],
-) -> Result<(), NotFinite> {
+fn quantize_avx512(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut [u8]) -> bool {
     const UNITS: f32 = 65536.0;
     let units = UNITS / scale;
     // Otherwise the reciprocal has lost digits, or is infinite.
@@ -72,7 +65,7 @@ fn quantize_avx512(
 
     let (steps, tail) = values.as_chunks::<STEP>();
     let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
-    for (step, (values, out)) in steps.iter().zip(out_steps).enumerate() {
+    for (values, out) in steps.iter().zip(out_steps) {
         let mut units = [_mm512_setzero_si512(); 4];
         for (units, values) in units.iter_mut().zip(values.as_chunks::<16>().0) {
             // SAFETY: a reference to 16 values.
@@ -93,33 +86,24 @@ fn quantize_avx512(
         let bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, min), max);
         // SAFETY: a reference to 64 bytes.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
-        if !precise || _mm512_cmplt_epu16_mask(fractions, near) != 0 {
-            by_definition(step * STEP, values, scale, codes, flip, out)?;
+        if (!precise || _mm512_cmplt_epu16_mask(fractions, near) != 0)
+            && !by_definition(values, scale, codes, flip, out)
+        {
+            return false;
         }
     }
-    let first = values.len() - tail.len();
-    by_definition(first, tail, scale, codes, flip, out_tail)
+    by_definition(tail, scale, codes, flip, out_tail)
 }
 
-/// The quotient's codes. `first` is the index of the first value.
+/// The quotient's codes. Whether all values are finite.
 #[inline(always)]
-fn by_definition(
-    first: usize,
-    values: &[f32],
-    scale: f32,
-    codes: Codes,
-    flip: u8,
-    out: &mut [u8],
-) -> Result<(), NotFinite> {
+fn by_definition(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut [u8]) -> bool {
     let mut largest = 0;
     for (out, &value) in out.iter_mut().zip(values) {
         largest = largest.max(value.abs().to_bits());
         *out = codes.code(value / scale).cast_unsigned() ^ flip;
     }
-    if largest >= f32::INFINITY.to_bits() {
-        return Err(first_not_finite(values, first));
-    }
-    Ok(())
+    largest < f32::INFINITY.to_bits()
 }
 
 /// The numbers of 32 words out of two vectors.

@@ -1,0 +1,156 @@
+//! Real numbers to codes.
+#![expect(
+    unsafe_code,
+    reason = "codes with and without a sign share their loops"
+)]
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::blocks::{Way, convert};
+use super::{NotFinite, Quantize, first_not_finite};
+use crate::cpu::{Vectors, vectorized};
+use crate::gemm_i8::ending::{Codes, ROUNDER};
+
+/// Elements that are converted before it is looked at whether all of them were finite and none near a tie: a second look
+/// at them is cheap, and rarely needed.
+const CHUNK: usize = 128;
+
+/// Distance from an integer, 0.5 − 2⁻¹⁴, from which a quotient is taken for a tie; see [`quantize_chunk`].
+const NEAR_TIE: f32 = 0.5 - 1.0 / 16384.0;
+
+/// Quantizes: `out = saturate(round_ties_even(value / scale) + zero_point)`.
+///
+/// # Errors
+///
+/// [`NotFinite`] names the first value that is; `out` is then unspecified.
+///
+/// # Panics
+///
+/// If the lengths differ, the scale is not finite and positive, or a bound or the zero point is not an `i8`.
+#[track_caller]
+pub fn quantize_f32_i8(values: &[f32], by: Quantize, out: &mut [i8]) -> Result<(), NotFinite> {
+    // SAFETY: an i8 and a u8 are both one byte, any bits are either, and the borrow goes on.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), out.len()) };
+    let way = Way::of::<f32, u8>(values.len());
+    quantize(Vectors::chosen(), way, values, by, 0, out)
+}
+
+/// As [`quantize_f32_i8`] for codes without a sign: `by.zero_point`, `by.min` and `by.max` are in 0..=255.
+///
+/// # Errors
+///
+/// As [`quantize_f32_i8`].
+///
+/// # Panics
+///
+/// If the lengths differ, the scale is not finite and positive, or a bound or the zero point is not a `u8`.
+#[track_caller]
+pub fn quantize_f32_u8(values: &[f32], by: Quantize, out: &mut [u8]) -> Result<(), NotFinite> {
+    for (name, code) in [
+        ("zero point", by.zero_point),
+        ("bound", by.min),
+        ("bound", by.max),
+    ] {
+        assert!((0..=255).contains(&code), "{name} {code} is not a u8");
+    }
+    // The same codes, 128 less; the sign bit makes up for it.
+    let by = Quantize {
+        scale: by.scale,
+        zero_point: by.zero_point - 128,
+        min: by.min - 128,
+        max: by.max - 128,
+    };
+    let way = Way::of::<f32, u8>(values.len());
+    quantize(Vectors::chosen(), way, values, by, 0x80, out)
+}
+
+/// Writes codes whose bits in `flip` are inverted.
+#[track_caller]
+pub(super) fn quantize(
+    vectors: Vectors,
+    way: Way,
+    values: &[f32],
+    by: Quantize,
+    flip: u8,
+    out: &mut [u8],
+) -> Result<(), NotFinite> {
+    assert_eq!(values.len(), out.len(), "one code per value");
+    assert!(
+        by.scale.is_finite() && by.scale > 0.0,
+        "scale {} is not a step",
+        by.scale
+    );
+    let codes = Codes {
+        zero_point: by.zero_point,
+        min: by.min,
+        max: by.max,
+    };
+    codes.check();
+    let all_finite = convert(way, values, out, |values, out| match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, by.scale, codes, flip, out),
+        _ => quantize_chunks(vectors, values, by.scale, codes, flip, out),
+    });
+    if all_finite {
+        Ok(())
+    } else {
+        Err(first_not_finite(values))
+    }
+}
+
+vectorized! {
+    /// Whether all values are finite.
+    fn quantize_chunks(
+        values: &[f32],
+        scale: f32,
+        codes: Codes,
+        flip: u8,
+        out: &mut [u8],
+    ) -> bool {
+        let reciprocal = 1.0 / scale;
+        // Otherwise the reciprocal has lost digits, or is infinite.
+        let precise = scale.is_normal() && reciprocal.is_normal();
+        for (values, out) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+            let (largest, distance) = quantize_chunk(values, reciprocal, codes, flip, out);
+            if largest >= f32::INFINITY.to_bits() {
+                return false;
+            }
+            if !precise || distance >= NEAR_TIE.to_bits() {
+                for (out, &value) in out.iter_mut().zip(values) {
+                    *out = codes.code(value / scale).cast_unsigned() ^ flip;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Quantizes with a product in place of the quotient (a division takes ten times as long), and returns the bits of the
+/// largest magnitude among the values and of the largest distance of a product from the integer it was rounded to.
+///
+/// N4 asks for the quotient's code. The product differs from it by less than 3 · 2⁻²⁴ of its magnitude, which is at most
+/// 256 before the bounds cut it off: by less than 2⁻¹⁴. So the codes can only differ if the product is that near to a
+/// tie, and then the caller divides.
+#[inline(always)]
+fn quantize_chunk(
+    values: &[f32],
+    reciprocal: f32,
+    codes: Codes,
+    flip: u8,
+    out: &mut [u8],
+) -> (u32, u32) {
+    let (low, high) = codes.real_bounds();
+    let (mut largest, mut furthest) = (0, 0);
+    for (out, &value) in out.iter_mut().zip(values) {
+        let product = value * reciprocal;
+        let product = if product > low { product } else { low };
+        let product = if product < high { product } else { high };
+        let shifted = product + ROUNDER;
+        // Floats that are not negative have the order of their bits, and integers can be compared in any order.
+        furthest = furthest.max((product - (shifted - ROUNDER)).abs().to_bits());
+        largest = largest.max(value.abs().to_bits());
+        let rounded = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+        *out = rounded.wrapping_add(codes.zero_point) as u8 ^ flip;
+    }
+    (largest, furthest)
+}
