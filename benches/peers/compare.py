@@ -32,6 +32,7 @@ SECTIONS = {
     "f32": ("products", "run_f32"),
     "linear": ("linear", "run"),
     "models": ("models", "run"),
+    "elementwise": ("elementwise", "run"),
 }
 
 

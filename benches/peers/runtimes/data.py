@@ -21,6 +21,8 @@ def inputs(rows, columns, step):
 
 
 def check(values):
-    """Σ value · (1 + i mod 7): the number by which results are compared."""
-    values = np.asarray(values, dtype=np.float64).ravel()
-    return float(values @ (1.0 + np.arange(values.size) % 7))
+    """Σ value · (1 + i mod 7): the number by which results are compared. In parts, so that long results need no copies of theirs."""
+    values, part = np.asarray(values).ravel(), 7 << 17
+    weights = 1.0 + np.arange(part) % 7
+    parts = (values[first : first + part].astype(np.float64) for first in range(0, values.size, part))
+    return float(sum(part @ weights[: part.size] for part in parts))

@@ -61,7 +61,7 @@ class Server:
         while line != ".":
             name, work, check = line.split()
             subjects.append(Served(self, name, float(work), float(check)))
-            subjects[-1].is_ceiling = section == "ceilings"
+            subjects[-1].is_ceiling = section.startswith("ceilings")
             line = self.process.stdout.readline().strip()
         return subjects
 

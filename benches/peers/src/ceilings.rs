@@ -1,5 +1,5 @@
 //! What this CPU can do at most, on as many threads as the pool has: nothing but one instruction, from registers; nothing
-//! but loads, from a buffer that the threads divide.
+//! but loads, or loads and stores, from and to buffers that the threads divide.
 #![expect(
     unsafe_code,
     reason = "a ceiling is measured with a CPU's own instructions"
@@ -17,12 +17,29 @@ pub fn subjects(bytes: usize) -> Vec<Subject> {
     vec![]
 }
 
+/// Reading `reads` bytes and writing `writes`, line by line in turns: with plain stores, and with such as pass by the caches.
+pub fn of_moving(reads: usize, writes: usize) -> Vec<Subject> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        return x86::of_moving(reads, writes);
+    }
+    let _ = (reads, writes);
+    vec![]
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+    use std::cell::RefCell;
     use std::hint::black_box;
+    use std::rc::Rc;
 
     use crate::Subject;
+
+    /// Bytes that move together.
+    #[derive(Clone, Copy)]
+    #[repr(align(64))]
+    struct Line([u8; 64]);
 
     /// Enough that none waits for its own last result.
     const SUMS: usize = 24;
@@ -30,17 +47,89 @@ mod x86 {
     /// Bytes read per call, so that waking the threads does not count: small buffers are read more than once.
     const READ_BYTES: usize = 32 << 20;
 
+    /// Calls `work(thread)` for every thread. This one is one of them: if all were woken they would begin on one core.
+    fn on_all(work: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for thread in 1..rayon::current_num_threads() {
+                scope.spawn(move || work(thread));
+            }
+            work(0);
+        });
+    }
+
+    pub fn of_moving(reads: usize, writes: usize) -> Vec<Subject> {
+        let line = |_| Line([1; 64]);
+        let from: Rc<[Line]> = (0..reads / 64).map(line).collect();
+        let to = Rc::new(RefCell::new(
+            (0..writes / 64).map(line).collect::<Vec<Line>>(),
+        ));
+        let passes = READ_BYTES.div_ceil(reads + writes);
+        [("moved", false), ("moved_past", true)]
+            .map(|(name, past)| {
+                let (from, to) = (from.clone(), to.clone());
+                Subject {
+                    name: name.to_owned(),
+                    work: (passes * (reads + writes)) as f64,
+                    run: Box::new(move || {
+                        let (from, mut to) = (&from[..], to.borrow_mut());
+                        for_each_part(from, &mut to, &|from, to| {
+                            for _ in 0..passes {
+                                // SAFETY: `of_moving` is only called on a CPU that has the feature.
+                                unsafe { move_lines(from, to, past) };
+                            }
+                        });
+                    }),
+                    check: Box::new(|| 0.0),
+                }
+            })
+            .into()
+    }
+
+    fn for_each_part(from: &[Line], to: &mut [Line], work: &(dyn Fn(&[Line], &mut [Line]) + Sync)) {
+        let threads = rayon::current_num_threads();
+        let (of_from, of_to) = (from.len().div_ceil(threads), to.len().div_ceil(threads));
+        let mut parts = from.chunks(of_from).zip(to.chunks_mut(of_to));
+        std::thread::scope(|scope| {
+            let first = parts.next();
+            for (from, to) in parts {
+                scope.spawn(move || work(from, to));
+            }
+            if let Some((from, to)) = first {
+                work(from, to);
+            }
+        });
+    }
+
+    /// Reads and writes in the proportion of the lengths, one of which divides the other.
+    #[target_feature(enable = "avx512f")]
+    fn move_lines(from: &[Line], to: &mut [Line], past: bool) {
+        let (reads, writes) = (
+            (from.len() / to.len()).max(1),
+            (to.len() / from.len()).max(1),
+        );
+        for (from, to) in from.chunks_exact(reads).zip(to.chunks_exact_mut(writes)) {
+            let mut seen = _mm512_setzero_si512();
+            for line in from {
+                // SAFETY: 64 bytes.
+                let line = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+                seen = _mm512_or_si512(seen, line);
+            }
+            for line in to {
+                let line = line.0.as_mut_ptr().cast();
+                if past {
+                    // SAFETY: 64 bytes, aligned by their type; the fence below orders the store.
+                    unsafe { _mm512_stream_si512(line, seen) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { _mm512_store_si512(line.cast(), seen) };
+                }
+            }
+        }
+        _mm_sfence();
+    }
+
     pub fn subjects(bytes: usize) -> Vec<Subject> {
         let threads = rayon::current_num_threads();
-        // This thread is one of them: if all were woken they would begin on one core.
-        let on_all = move |work: &(dyn Fn(usize) + Sync)| {
-            std::thread::scope(|scope| {
-                for thread in 1..threads {
-                    scope.spawn(move || work(thread));
-                }
-                work(0);
-            });
-        };
         let operations = |lanes: usize| (threads * ROUNDS * SUMS * lanes * 2) as f64;
         let lines = vec![[1_u8; 64]; bytes.div_ceil(64)];
         let subject = |name: &str, work, run| Subject {

@@ -18,6 +18,7 @@
 
 mod ceilings;
 mod data;
+mod elementwise;
 mod linear;
 mod models;
 mod products_f32;
@@ -99,6 +100,9 @@ fn answer(line: &str, subjects: &mut Vec<Subject>) -> Result<String> {
 fn prepare(section: &str, sizes: &[usize]) -> Result<Vec<Subject>> {
     Ok(match (section, sizes) {
         ("ceilings", &[bytes]) => ceilings::subjects(bytes),
+        ("ceilings_of_moving", &[reads, writes]) => ceilings::of_moving(reads, writes),
+        ("quantize", &[len, unsigned]) => elementwise::quantize(len, unsigned),
+        ("dequantize", &[len, unsigned]) => elementwise::dequantize(len, unsigned),
         ("i8", &[m, k, n]) => products_i8::subjects(m, k, n),
         ("linear", &[m, d]) => linear::subjects(m, d),
         ("model", &[number, batch]) => models::subjects(number, batch)?,
