@@ -1,4 +1,4 @@
-//! Quantization on 512-bit vectors: 64 values in 26 instructions, as fast as the second cache delivers them.
+//! Quantization on 512-bit vectors: 128 values in 42 instructions, nearly as fast as the second cache delivers them.
 //!
 //! In units of 2⁻¹⁶ of a step, `u = value / scale + zero_point + ½` is an `i32` whose upper half is the code and whose lower
 //! half tells how far above a tie it is. The conversion gives −2³¹ for NaN, infinities and quotients beyond ±2¹⁵: lower half 0,
@@ -20,8 +20,10 @@ use crate::gemm_i8::ending::Codes;
 
 /// Units from a tie within which the definition decides.
 const MARGIN: i16 = 4;
-/// Values per step.
-const STEP: usize = 64;
+/// Values whose codes are one vector.
+const CODES: usize = 64;
+/// Values that are looked at together for ties: fewer comparisons and jumps.
+const STEP: usize = 2 * CODES;
 
 /// Writes the codes of `values`, each changed by `flip` (bits that are inverted). Whether all values are finite.
 ///
@@ -38,12 +40,24 @@ pub(super) fn quantize(
 ) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     assert_eq!(values.len(), out.len(), "one code per value");
-    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-    unsafe { quantize_avx512(values, scale, codes, flip, out) }
+    // Packing saturates to these bounds by itself.
+    if (codes.min, codes.max) == (-128, 127) {
+        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+        unsafe { quantize_avx512::<false>(values, scale, codes, flip, out) }
+    } else {
+        // SAFETY: as above.
+        unsafe { quantize_avx512::<true>(values, scale, codes, flip, out) }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut [u8]) -> bool {
+fn quantize_avx512<const BOUNDED: bool>(
+    values: &[f32],
+    scale: f32,
+    codes: Codes,
+    flip: u8,
+    out: &mut [u8],
+) -> bool {
     const UNITS: f32 = 65536.0;
     let units = UNITS / scale;
     // Otherwise the reciprocal has lost digits, or is infinite.
@@ -57,36 +71,42 @@ fn quantize_avx512(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut
         _mm512_set1_epi8(codes.max as i8),
     );
     let flips = _mm512_set1_epi8(flip.cast_signed());
-    // The lower halves of 32 numbers; the upper ones are the next.
-    let lower = words(|i| 2 * i);
+    // The upper halves of 32 numbers.
     let upper = words(|i| 2 * i + 1);
     let in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     let near = _mm512_set1_epi16(2 * MARGIN);
+    // Which words are lower halves.
+    const LOWER: __mmask32 = 0x5555_5555;
 
     let (steps, tail) = values.as_chunks::<STEP>();
     let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
     for (values, out) in steps.iter().zip(out_steps) {
-        let mut units = [_mm512_setzero_si512(); 4];
-        for (units, values) in units.iter_mut().zip(values.as_chunks::<16>().0) {
-            // SAFETY: a reference to 16 values.
-            let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-            *units = _mm512_cvtps_epi32(_mm512_fmadd_ps(values, factor, offset));
+        // The least of all lower halves, and, beside them, of all upper ones: those do not matter.
+        let mut least = _mm512_set1_epi16(-1);
+        let parts = values.as_chunks::<CODES>().0;
+        for (values, out) in parts.iter().zip(out.as_chunks_mut::<CODES>().0) {
+            let mut units = [_mm512_setzero_si512(); 4];
+            for (units, values) in units.iter_mut().zip(values.as_chunks::<16>().0) {
+                // SAFETY: a reference to 16 values.
+                let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+                *units = _mm512_cvtps_epi32(_mm512_fmadd_ps(values, factor, offset));
+            }
+            let [a, b, c, d] = units;
+            let least_of_four = _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d));
+            least = _mm512_min_epu16(least, least_of_four);
+            // A lane of 128 bits holds 8 codes of the first and 8 of the second half.
+            let bytes = _mm512_packs_epi16(
+                _mm512_permutex2var_epi16(a, upper, b),
+                _mm512_permutex2var_epi16(c, upper, d),
+            );
+            let mut bytes = _mm512_permutexvar_epi64(in_order, bytes);
+            if BOUNDED {
+                bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, min), max);
+            }
+            // SAFETY: a reference to 64 bytes.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
         }
-        let [a, b, c, d] = units;
-        let fractions = _mm512_min_epu16(
-            _mm512_permutex2var_epi16(a, lower, b),
-            _mm512_permutex2var_epi16(c, lower, d),
-        );
-        // A lane of 128 bits holds 8 codes of the first and 8 of the second half.
-        let bytes = _mm512_packs_epi16(
-            _mm512_permutex2var_epi16(a, upper, b),
-            _mm512_permutex2var_epi16(c, upper, d),
-        );
-        let bytes = _mm512_permutexvar_epi64(in_order, bytes);
-        let bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, min), max);
-        // SAFETY: a reference to 64 bytes.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
-        if (!precise || _mm512_cmplt_epu16_mask(fractions, near) != 0)
+        if (!precise || _mm512_mask_cmplt_epu16_mask(LOWER, least, near) != 0)
             && !by_definition(values, scale, codes, flip, out)
         {
             return false;
