@@ -14,14 +14,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
 use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
-use crate::gemm_i8::activations::Matrix;
+use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::ending::{Ending, RowScale};
 use crate::gemm_i8::{PackedWeights, Scale};
-use crate::team;
-
-/// Codes that are made before they are multiplied: they stay in a core's own cache.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Over which inputs one scale and zero point are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,101 +164,86 @@ impl DynamicLinear {
         if m == 0 || n == 0 {
             return Ok(());
         }
-        let out = BlockMut::new(out, m, 0, n, n);
-        let threads = self.weights.threads(m);
-        // Rows to divide: each thread makes its own codes.
-        let parts = threads.min(m / self.weights.rows_worth_dividing());
-        if parts < 2 {
-            return self.rows(0, x, shared, relu, out, threads);
-        }
-        let mut tasks = Vec::with_capacity(parts);
-        let mut rest = out;
-        for part in 0..parts {
-            let (start, end) = (part * m / parts, (part + 1) * m / parts);
-            let (rows, after) = rest.split_rows(end - start);
-            tasks.push((start, &x[start * k..end * k], rows));
-            rest = after;
-        }
-        // The first rows that fail, whichever thread is first.
-        let failed = Mutex::new(None);
-        team::for_each(tasks, parts, |(first, x, out)| {
-            if let Err(error) = self.rows(first, x, shared, relu, out, 1) {
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                if failed.is_none_or(|(row, _)| first < row) {
-                    *failed = Some((first, error));
-                }
-            }
-        });
-        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failed.map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    /// Computes some rows, which start at row `first` of the whole.
-    fn rows(
-        &self,
-        first: usize,
-        x: &[f32],
-        shared: Option<Quantize>,
-        relu: bool,
-        mut out: BlockMut<'_, f32>,
-        threads: usize,
-    ) -> Result<(), InputError> {
-        let k = self.weights.k();
-        let scale = Scale {
-            scales: &self.scales,
-            bias: &self.bias,
-            relu,
+        // Taken, not borrowed: should rayon run another layer on this thread meanwhile, that makes its own.
+        let mut scales = SCALES.take();
+        scales.resize_with(m, RowScale::default);
+        let reals = Reals {
+            x,
+            k,
+            shared,
+            shift: self.weights.kernel().activation_shift(),
+            scales: &scales,
+            failed: Mutex::new(None),
         };
-        let shift = self.weights.kernel().activation_shift();
-        let at_once = (BUFFER_BYTES / k.max(1)).max(1);
-        // Taken, not borrowed: should rayon run another task on this thread meanwhile, it makes its own.
-        let mut buffers = BUFFERS.take();
-        let mut row = 0;
-        while row < out.rows() {
-            let rows = at_once.min(out.rows() - row);
-            buffers.codes.resize(rows * k, 0);
-            buffers.rows.clear();
-            for i in 0..rows {
-                let values = &x[(row + i) * k..(row + i + 1) * k];
-                let offset = (first + row + i) * k;
-                let by = match shared {
-                    Some(by) => by,
-                    None => parameters(values, first + row + i, offset)?,
-                };
-                quantize_f32_i8(values, by, &mut buffers.codes[i * k..(i + 1) * k])
-                    .map_err(|error| at(error, offset))?;
-                buffers.rows.push(RowScale {
-                    scale: by.scale,
-                    excess: by.zero_point + shift,
-                });
-            }
-            let ending = Ending::Rows {
-                out: out.rows_at(row, rows),
-                rows: &buffers.rows,
-                scale,
-            };
-            let codes = Matrix {
-                data: &buffers.codes[..rows * k],
-                k,
-            };
-            self.weights
-                .run_with(&codes, &self.offsets, ending, threads);
-            row += rows;
+        let ending = Ending::Rows {
+            out: BlockMut::new(out, m, 0, n, n),
+            rows: &scales,
+            scale: Scale {
+                scales: &self.scales,
+                bias: &self.bias,
+                relu,
+            },
+        };
+        let threads = self.weights.threads(m);
+        (self.weights).run_with(&reals, &self.offsets, ending, threads);
+        let failed = reals.failed.into_inner();
+        SCALES.set(scales);
+        match failed.unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
-        BUFFERS.set(buffers);
-        Ok(())
     }
 }
 
 thread_local! {
-    /// Kept between calls: fresh ones would cost page faults each time.
-    static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { codes: vec![], rows: vec![] }) };
+    /// Kept between calls.
+    static SCALES: RefCell<Vec<RowScale>> = const { RefCell::new(vec![]) };
 }
 
-#[derive(Default)]
-struct Buffers {
-    codes: Vec<i8>,
-    rows: Vec<RowScale>,
+/// Rows of real numbers that become codes when a kernel takes them: while a row is in the first cache its range is found and
+/// its codes are written, and they are multiplied before they leave the second.
+#[derive(Debug)]
+struct Reals<'a> {
+    x: &'a [f32],
+    k: usize,
+    /// What the codes of all rows mean, if that is the same.
+    shared: Option<Quantize>,
+    /// What the kernel adds to every code.
+    shift: i32,
+    /// One for each row: set here, read when the row's sums end.
+    scales: &'a [RowScale],
+    /// The first row that was found to have no codes, and why.
+    failed: Mutex<Option<(usize, InputError)>>,
+}
+
+impl Activations for Reals<'_> {
+    fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
+        let scratch = &mut scratch[..self.k];
+        self.write(row, scratch);
+        scratch
+    }
+}
+
+impl Reals<'_> {
+    fn write(&self, row: usize, codes: &mut [i8]) {
+        let offset = row * self.k;
+        let values = &self.x[offset..offset + self.k];
+        let by = match self.shared {
+            Some(by) => Ok(by),
+            None => parameters(values, row, offset),
+        };
+        let written = by.and_then(|by| {
+            self.scales[row].set(by.scale, by.zero_point + self.shift);
+            quantize_f32_i8(values, by, codes).map_err(|error| at(error, offset))
+        });
+        if let Err(error) = written {
+            // Whichever thread is first.
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if failed.is_none_or(|(before, _)| row < before) {
+                *failed = Some((row, error));
+            }
+        }
+    }
 }
 
 fn at(error: NotFinite, offset: usize) -> InputError {

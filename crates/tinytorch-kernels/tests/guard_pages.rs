@@ -9,8 +9,8 @@
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
     PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, Pool2dShape,
-    PoolWindow, Quantize, Requantize, Scale, Threads, dequantize_i8_f32, gemm_bf16, gemm_f32,
-    gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32, min_max, quantize_f32_i8,
+    PoolWindow, Quantize, Requantize, Scale, StaticLinear, Threads, dequantize_i8_f32, gemm_bf16,
+    gemm_f32, gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32, min_max, quantize_f32_i8,
     quantize_f32_u8, transpose_f32,
 };
 
@@ -111,15 +111,15 @@ fn integer_products_stay_inside_their_slices() {
                 let real_bias = Guarded::new(&vec![0.5; n], side);
                 let mut sums = Guarded::new(&vec![0; m * n], side);
                 packed.product(m, a.slice(), 5, sums.slice_mut());
-                let ending = Requantize {
+                let requantize = Requantize {
                     bias: bias.slice(),
                     multipliers: factors.slice(),
                     zero_point: 0,
                     min: -128,
                     max: 127,
                 };
-                let mut out = Guarded::new(&vec![0; m * n], side);
-                packed.requantized(m, a.slice(), 5, &ending, out.slice_mut());
+                let mut codes_out = Guarded::new(&vec![0; m * n], side);
+                packed.requantized(m, a.slice(), 5, &requantize, codes_out.slice_mut());
                 let ending = Scale {
                     scales: factors.slice(),
                     bias: real_bias.slice(),
@@ -129,6 +129,15 @@ fn integer_products_stay_inside_their_slices() {
                 packed.scaled(m, a.slice(), 5, &ending, out.slice_mut());
                 let reals: Vec<f32> = (0..m * k).map(|i| i as f32 * 0.1 - 7.0).collect();
                 let x = Guarded::new(&reals, side);
+                let layer = StaticLinear::new(packed.clone(), 5, &requantize);
+                let by = Quantize {
+                    scale: 0.5,
+                    zero_point: 5,
+                    min: -128,
+                    max: 127,
+                };
+                let result = layer.forward_real(m, x.slice(), by, codes_out.slice_mut());
+                assert_eq!(result, Ok(()));
                 let layer = DynamicLinear::new(packed, factors.slice(), real_bias.slice());
                 for range in [InputRange::PerRow, InputRange::PerTensor] {
                     let result = layer.forward(m, x.slice(), range, true, out.slice_mut());

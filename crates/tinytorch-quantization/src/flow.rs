@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::framework::Pool2dOptions;
 use crate::framework::Tensor;
 use crate::kernels::{
-    Images, Pool2dShape, Quantize, dequantize_i8_f32, max_pool_i8, quantize_f32_i8,
+    Images, NotFinite, Pool2dShape, Quantize, dequantize_i8_f32, max_pool_i8, quantize_f32_i8,
 };
 use crate::pool::{ImageSize, avg_pool, pooled_size};
 use crate::qlayer::{channels_first, channels_last, flattened};
 use crate::scheme::{CodeRange, QParams};
-use crate::step::{PackedConv2d, Step};
+use crate::step::{PackedConv2d, PackedLinear, Step};
 
 /// What flows between two layers.
 #[derive(Clone)]
@@ -57,19 +57,9 @@ impl Flow {
         };
         let values = tensor.array();
         let values = values.as_standard_layout();
-        let CodeRange { min, max } = CodeRange::INT8;
-        let by = Quantize {
-            scale: qparams.scale,
-            zero_point: qparams.zero_point,
-            min,
-            max,
-        };
         let mut codes = vec![0; values.len()];
         let values = values.as_slice().expect("the standard layout is a slice");
-        quantize_f32_i8(values, by, &mut codes).map_err(|bad| {
-            Error::not_finite(bad.value, bad.index, None)
-                .expect("the kernel reports only values that are not finite")
-        })?;
+        quantize_f32_i8(values, quantization(qparams), &mut codes).map_err(not_finite)?;
         Ok(Codes {
             codes,
             shape: tensor.shape().to_vec(),
@@ -80,20 +70,33 @@ impl Flow {
 }
 
 impl Codes {
+    /// What `layer` makes of real values whose codes mean `written`.
+    pub fn of_real(x: &Tensor, written: QParams, layer: &PackedLinear) -> Result<Self> {
+        let (inputs, outputs) = layer.sizes();
+        let mut shape = x.shape().to_vec();
+        let rows = layer_rows(&shape, inputs)?;
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        let values = x.array();
+        let values = values.as_standard_layout();
+        let values = values.as_slice().expect("the standard layout is a slice");
+        let codes = layer.forward_real(rows, values, quantization(written));
+        Ok(Self {
+            codes: codes.map_err(not_finite)?,
+            shape,
+            channels_last: false,
+            qparams: layer.ending.output,
+        })
+    }
+
     /// Runs one integer layer.
     pub fn through(self, step: &Step) -> Result<Self> {
         match step {
             Step::Linear(layer) => {
                 let (inputs, outputs) = layer.sizes();
                 let mut x = self.channels_first();
-                if x.shape.len() < 2 || x.shape.last() != Some(&inputs) {
-                    return Err(Error::ShapeMismatch {
-                        operation: "QLinear",
-                        expected: format!("[batch, {inputs}]"),
-                        got: x.shape,
-                    });
-                }
-                let rows = x.shape[..x.shape.len() - 1].iter().product();
+                let rows = layer_rows(&x.shape, inputs)?;
                 x.codes = layer.forward(rows, &x.codes);
                 x.shape.pop();
                 x.shape.push(outputs);
@@ -185,6 +188,34 @@ impl Codes {
         }
         self.channels_last = false;
         self
+    }
+}
+
+/// How a kernel writes codes that mean `qparams`.
+fn quantization(qparams: QParams) -> Quantize {
+    let CodeRange { min, max } = CodeRange::INT8;
+    Quantize {
+        scale: qparams.scale,
+        zero_point: qparams.zero_point,
+        min,
+        max,
+    }
+}
+
+fn not_finite(bad: NotFinite) -> Error {
+    Error::not_finite(bad.value, bad.index, None)
+        .expect("the kernel reports only values that are not finite")
+}
+
+/// The rows of what comes to a linear layer of so many inputs.
+fn layer_rows(shape: &[usize], inputs: usize) -> Result<usize> {
+    match shape {
+        [outer @ .., last] if !outer.is_empty() && *last == inputs => Ok(outer.iter().product()),
+        _ => Err(Error::ShapeMismatch {
+            operation: "QLinear",
+            expected: format!("[batch, {inputs}]"),
+            got: shape.to_vec(),
+        }),
     }
 }
 

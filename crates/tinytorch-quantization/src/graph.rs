@@ -80,8 +80,12 @@ fn node(
     before: State,
 ) -> Result<(Option<QParams>, Step, State)> {
     let State { values, layout } = before;
+    // The linear layer behind it writes real values as codes where it multiplies them.
+    let written_behind = matches!((layer, next), (QLayer::Flatten, Some(QLayer::Linear(_))))
+        && layout == Layout::Plain;
     let (written, values) = match (layer.takes(), values) {
         (Takes::Codes, Values::Real(None)) => return Err(Error::NoCodes),
+        (Takes::Either, values @ Values::Real(Some(_))) if written_behind => (None, values),
         (Takes::Codes | Takes::Either, Values::Real(Some(qparams))) => {
             (Some(qparams), Values::Codes(qparams))
         }
@@ -249,13 +253,28 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
         step,
     }) = nodes.next()
     {
-        if let Some(written) = written {
-            let codes = flow.into_codes(*written);
-            flow = Flow::Codes(codes.map_err(|error| error.in_tensor(source))?);
-        }
         let before = source;
-        source = name;
-        let y = match (step, flow, nodes.peek().copied()) {
+        // Flattening changes no index: what it passes on came from before it.
+        if !matches!((step, &flow), (Step::Flatten { .. }, Flow::Real(_))) {
+            source = name;
+        }
+        let flow_in = match (flow, written, step) {
+            // Written where they are multiplied.
+            (Flow::Real(x), Some(written), Step::Linear(layer)) => {
+                let y = Codes::of_real(&x, *written, layer).map_err(|error| match error {
+                    Error::NotFinite { .. } => error.in_tensor(before),
+                    error => error.in_layer(name),
+                });
+                flow = Flow::Codes(y?);
+                continue;
+            }
+            (flow, Some(written), _) => {
+                let codes = flow.into_codes(*written);
+                Flow::Codes(codes.map_err(|error| error.in_tensor(before))?)
+            }
+            (flow, None, _) => flow,
+        };
+        let y = match (step, flow_in, nodes.peek().copied()) {
             // The codes that pooling drops need not be written.
             (Step::Conv2d(layer), Flow::Codes(x), Some(next)) => {
                 let y = x.convolved_and_pooled(layer, &next.step);

@@ -11,7 +11,9 @@ use crate::framework::{Conv2dOptions, Pool2dOptions};
 use crate::graph::{Node, bytes, layers};
 use crate::join::{QAdd, QConcat};
 use crate::kernels::gemm_i8::chosen;
-use crate::kernels::{self, Conv2dShape, Images, PackedWeights, Requantize, StaticLinear};
+use crate::kernels::{
+    self, Conv2dShape, Images, NotFinite, PackedWeights, Quantize, Requantize, StaticLinear,
+};
 use crate::linear::QLinear;
 use crate::narrow_step::NarrowStep;
 use crate::pool::ImageSize;
@@ -281,6 +283,19 @@ impl PackedLinear {
         let mut result = vec![0; rows * self.sizes().1];
         self.packed.forward(rows, codes, &mut result);
         result
+    }
+
+    /// As [`forward`](Self::forward), of real values that are written as codes by `by`.
+    pub fn forward_real(
+        &self,
+        rows: usize,
+        values: &[f32],
+        by: Quantize,
+    ) -> std::result::Result<Vec<i8>, NotFinite> {
+        let mut result = vec![0; rows * self.sizes().1];
+        (self.packed)
+            .forward_real(rows, values, by, &mut result)
+            .map(|()| result)
     }
 
     /// How many inputs and outputs there are.

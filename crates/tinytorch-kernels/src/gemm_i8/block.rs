@@ -89,20 +89,6 @@ impl<'a, T> BlockMut<'a, T> {
         self.start.wrapping_add(row * self.row_stride)
     }
 
-    /// `rows` rows from row `first` on, borrowed from this block.
-    pub fn rows_at(&mut self, first: usize, rows: usize) -> BlockMut<'_, T> {
-        assert!(
-            first <= self.rows && rows <= self.rows - first,
-            "{rows} rows from row {first} on, of {}",
-            self.rows
-        );
-        BlockMut {
-            start: self.start.wrapping_add(first * self.row_stride),
-            rows,
-            ..*self
-        }
-    }
-
     /// The first `rows` rows, and the rest.
     pub fn split_rows(self, rows: usize) -> (Self, Self) {
         assert!(rows <= self.rows, "{rows} rows of {}", self.rows);

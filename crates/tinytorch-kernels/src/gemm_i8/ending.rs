@@ -1,6 +1,7 @@
 //! What becomes of a sum: it stays one, becomes an 8-bit code, or a real number.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use super::block::BlockMut;
 use super::scalar;
@@ -105,13 +106,31 @@ impl<'a> Scale<'a> {
     }
 }
 
-/// What a row of the left matrix has of its own, where every row has its scale and zero point.
-#[derive(Clone, Copy, Debug)]
+/// What a row of the left matrix has of its own, where every row has its scale and zero point: known when the row has
+/// become codes, which a kernel asks for before it ends a sum of that row.
+///
+/// Where columns are divided among threads each makes the same codes and sets the same numbers.
+#[derive(Debug, Default)]
 pub(crate) struct RowScale {
-    /// Of the row's codes.
-    pub scale: f32,
-    /// By how much the codes a kernel multiplies exceed what they mean: zero point and shift.
-    pub excess: i32,
+    scale: AtomicU32,
+    excess: AtomicI32,
+}
+
+impl RowScale {
+    /// `scale` is that of the row's codes; `excess` says by how much the codes that a kernel multiplies exceed what they mean: zero
+    /// point and shift.
+    #[inline]
+    pub fn set(&self, scale: f32, excess: i32) {
+        self.scale.store(scale.to_bits(), Ordering::Relaxed);
+        self.excess.store(excess, Ordering::Relaxed);
+    }
+
+    /// Scale and excess.
+    #[inline(always)]
+    pub fn get(&self) -> (f32, i32) {
+        let scale = f32::from_bits(self.scale.load(Ordering::Relaxed));
+        (scale, self.excess.load(Ordering::Relaxed))
+    }
 }
 
 /// A zero point and the bounds of the codes.
@@ -321,7 +340,7 @@ impl<'a> Ending<'a> {
         let columns = column..column + sums.len();
         // What one column adds to a sum: as it is, except where every row has a zero point of its own.
         let excess = match self {
-            Ending::Rows { rows, .. } => rows[row].excess,
+            Ending::Rows { rows, .. } => rows[row].get().1,
             _ => 1,
         };
         let sums = sums
@@ -356,7 +375,7 @@ impl<'a> Ending<'a> {
                 );
             }
             Ending::Rows { out, rows, scale } => {
-                let row_scale = rows[row].scale;
+                let row_scale = rows[row].get().0;
                 reals(
                     &mut out.row(row)[columns.clone()],
                     sums,

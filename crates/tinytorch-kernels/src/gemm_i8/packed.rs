@@ -273,11 +273,6 @@ impl PackedWeights {
         (weights.saturating_mul(m as u64) / MULTIPLY_ADDS).max(weights / WEIGHT_BYTES)
     }
 
-    /// Rows of each part from which a product is divided by rows rather than by columns.
-    pub(crate) fn rows_worth_dividing(&self) -> usize {
-        rows_worth_dividing(self.kernel.tile()[0])
-    }
-
     /// What one unit of activation code adds to the sums of each column.
     pub(crate) fn sums(&self) -> &[i32] {
         &self.sums

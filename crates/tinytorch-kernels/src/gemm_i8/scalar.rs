@@ -90,7 +90,7 @@ impl GemmI8 for Scalar {
                     .map(|(&a, &b)| i32::from(a) * i32::from(b))
                     .sum();
                 let excess = match &task.ending {
-                    Ending::Rows { rows, .. } => rows[i].excess,
+                    Ending::Rows { rows, .. } => rows[i].get().1,
                     _ => 1,
                 };
                 let sum = sum.wrapping_add(task.offsets[j].wrapping_mul(excess));
@@ -118,7 +118,7 @@ impl GemmI8 for Scalar {
                         scale: by,
                     } => {
                         let bias = by.bias.get(j).copied().unwrap_or(0.0);
-                        out.row(i)[j] = scale(sum, rows[i].scale * by.scales[j], bias, by.relu);
+                        out.row(i)[j] = scale(sum, rows[i].get().0 * by.scales[j], bias, by.relu);
                     }
                 }
             }

@@ -3,10 +3,14 @@
 //! What [`PackedWeights::requantized`] checks and adds up in every call is done once: for one row of a small layer it would take
 //! as long as the product.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
-use crate::gemm_i8::activations::Matrix;
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
+use crate::gemm_i8::activations::{Activations, Matrix};
 use crate::gemm_i8::block::BlockMut;
 
 /// Weights, packed once, with what becomes of their sums.
@@ -64,12 +68,66 @@ impl StaticLinear {
     /// If a slice does not have its shape.
     #[track_caller]
     pub fn forward(&self, m: usize, a: &[i8], out: &mut [i8]) {
-        let (n, k) = (self.weights.n(), self.weights.k());
+        let k = self.weights.k();
         assert_eq!(
             Some(a.len()),
             elements([m, k]),
             "a must be [m, k] = [{m}, {k}]"
         );
+        self.run(m, &Matrix { data: a, k }, out);
+    }
+
+    /// The same for real inputs, which become codes a few rows at a time, just before they are multiplied: as
+    /// [`quantize_f32_i8`] and [`forward`](Self::forward) do it one after the other, but without the codes in between.
+    ///
+    /// | argument | shape    |
+    /// |----------|----------|
+    /// | `x`      | `[m, k]` |
+    /// | `out`    | `[m, n]` |
+    ///
+    /// # Errors
+    ///
+    /// [`NotFinite`] names the first input that is; `out` is then unspecified.
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not have its shape, the scale is not finite and positive, or a bound or the zero point is not an `i8`.
+    #[track_caller]
+    pub fn forward_real(
+        &self,
+        m: usize,
+        x: &[f32],
+        by: Quantize,
+        out: &mut [i8],
+    ) -> Result<(), NotFinite> {
+        let (n, k) = (self.weights.n(), self.weights.k());
+        assert_eq!(
+            Some(x.len()),
+            elements([m, k]),
+            "x must be [m, k] = [{m}, {k}]"
+        );
+        if n == 0 {
+            // Nothing is multiplied, but what has no code is an error all the same.
+            return min_max(x).map(|_| ());
+        }
+        let first_bad = AtomicUsize::new(usize::MAX);
+        let reals = Reals {
+            x,
+            k,
+            by,
+            first_bad,
+        };
+        self.run(m, &reals, out);
+        let index = reals.first_bad.into_inner();
+        match x.get(index) {
+            Some(&value) => Err(NotFinite { index, value }),
+            None => Ok(()),
+        }
+    }
+
+    #[track_caller]
+    fn run(&self, m: usize, activations: &dyn Activations, out: &mut [i8]) {
+        let n = self.weights.n();
         assert_eq!(
             Some(out.len()),
             elements([m, n]),
@@ -84,16 +142,53 @@ impl StaticLinear {
             codes: self.codes,
         };
         let threads = self.weights.threads(m);
-        let activations = Matrix { data: a, k };
-        (self.weights).run_with(&activations, &self.offsets, ending, threads);
+        (self.weights).run_with(activations, &self.offsets, ending, threads);
+    }
+}
+
+/// Rows of real numbers that become codes when a kernel takes them.
+#[derive(Debug)]
+struct Reals<'a> {
+    x: &'a [f32],
+    k: usize,
+    by: Quantize,
+    /// The least index of those that were found to have no code.
+    first_bad: AtomicUsize,
+}
+
+impl Activations for Reals<'_> {
+    fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
+        let scratch = &mut scratch[..self.k];
+        self.write(row..row + 1, scratch);
+        scratch
+    }
+
+    fn rows(&self, rows: Range<usize>, scratch: &mut Vec<i8>) -> bool {
+        let len = rows.len() * self.k;
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        self.write(rows, &mut scratch[..len]);
+        true
+    }
+}
+
+impl Reals<'_> {
+    fn write(&self, rows: Range<usize>, codes: &mut [i8]) {
+        let first = rows.start * self.k;
+        let values = &self.x[first..first + codes.len()];
+        if let Err(error) = quantize_f32_i8(values, self.by, codes) {
+            let index = first + error.index;
+            self.first_bad.fetch_min(index, Ordering::Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm_i8::kernels;
-    use crate::testing::{Random, assert_refused};
+    use crate::gemm_i8::{GemmI8, kernels};
+    use crate::testing::{Random, assert_refused, pool};
 
     #[test]
     fn it_gives_the_codes_of_the_product() {
@@ -130,6 +225,81 @@ mod tests {
         }
     }
 
+    /// A layer of random weights that cuts off at its zero point, and how its inputs become codes.
+    fn layer(
+        kernel: &'static dyn GemmI8,
+        [n, k]: [usize; 2],
+        random: &mut Random,
+    ) -> (StaticLinear, Quantize) {
+        let multipliers: Vec<f32> = (0..n).map(|_| 0.001 * random.unit()).collect();
+        let ending = Requantize {
+            bias: &[],
+            multipliers: &multipliers,
+            zero_point: -5,
+            min: -5,
+            max: 127,
+        };
+        let weights = PackedWeights::with_kernel(kernel, n, k, &random.codes(n * k));
+        let by = Quantize {
+            scale: 0.01,
+            zero_point: random.code().into(),
+            min: -128,
+            max: 127,
+        };
+        (StaticLinear::new(weights, by.zero_point, &ending), by)
+    }
+
+    #[test]
+    fn real_inputs_give_what_their_codes_give() {
+        let random = &mut Random::new(43);
+        // Rows around a whole tile, pieces of rows around a block of 64 words, none of anything, and more rows than the buffer holds.
+        for (m, k, n) in [
+            (0, 3, 2),
+            (1, 784, 129),
+            (1, 1, 1),
+            (2, 0, 4),
+            (3, 256, 10),
+            (13, 255, 33),
+            (15, 257, 17),
+            (40, 520, 70),
+            (130, 2100, 3),
+        ] {
+            let x: Vec<f32> = (0..m * k).map(|_| 4.0 * (random.unit() - 0.5)).collect();
+            for &kernel in kernels() {
+                let (layer, by) = layer(kernel, [n, k], random);
+                let (mut codes, mut expected) = (vec![0; m * k], vec![99; m * n]);
+                quantize_f32_i8(&x, by, &mut codes).expect("finite");
+                layer.forward(m, &codes, &mut expected);
+                for threads in [1, 2] {
+                    let mut got = vec![99; m * n];
+                    let result = pool(threads).install(|| layer.forward_real(m, &x, by, &mut got));
+                    assert_eq!(result, Ok(()));
+                    assert_eq!(got, expected, "[{m}, {k}] · [{k}, {n}], {}", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_input_without_a_code_is_named_whoever_finds_it() {
+        let random = &mut Random::new(44);
+        for (m, n) in [(200, 90), (3, 900), (2, 0)] {
+            let k = 300;
+            for &kernel in kernels() {
+                let (layer, by) = layer(kernel, [n, k], random);
+                let mut x = vec![1.0; m * k];
+                (x[m * k - 1], x[k + 7], x[k + 9]) = (f32::NAN, f32::INFINITY, f32::NAN);
+                let expected = NotFinite {
+                    index: k + 7,
+                    value: f32::INFINITY,
+                };
+                let mut out = vec![0; m * n];
+                let result = pool(2).install(|| layer.forward_real(m, &x, by, &mut out));
+                assert_eq!(result, Err(expected), "{}", kernel.name());
+            }
+        }
+    }
+
     #[test]
     fn wrong_sizes_and_numbers_are_refused() {
         let weights = PackedWeights::new(1, 2, &[1, 2]);
@@ -156,6 +326,19 @@ mod tests {
         });
         assert_refused("the output must be [m, n] = [1, 1]", || {
             layer.forward(1, &[0, 0], &mut []);
+        });
+        let by = Quantize {
+            scale: 1.0,
+            zero_point: 0,
+            min: -128,
+            max: 127,
+        };
+        assert_refused("x must be [m, k] = [1, 2]", || {
+            let _ = layer.forward_real(1, &[0.0], by, &mut [0]);
+        });
+        let by = Quantize { scale: 0.0, ..by };
+        assert_refused("scale 0 is not a step", || {
+            let _ = layer.forward_real(1, &[0.0, 0.0], by, &mut [0]);
         });
     }
 }

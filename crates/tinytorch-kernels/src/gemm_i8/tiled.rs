@@ -131,10 +131,11 @@ struct Buffers {
 
 /// Computes a task with `kernel`.
 pub(super) fn run<K: Micro>(kernel: &K, task: Task<'_>) {
-    // Taken, not borrowed: should rayon run another task on this thread meanwhile, it makes its own.
-    let mut buffers = BUFFERS.take();
-    run_with(kernel, task, &mut buffers);
-    BUFFERS.set(buffers);
+    BUFFERS.with(|buffers| match buffers.try_borrow_mut() {
+        Ok(mut buffers) => run_with(kernel, task, &mut buffers),
+        // Activations that compute a product of their own.
+        Err(_) => run_with(kernel, task, &mut Buffers::default()),
+    });
 }
 
 fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
@@ -162,10 +163,15 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
         let first_row = tile_start(first_tile);
         for tile in first_tile..last_tile {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
+            let at_once = task.first_row + start..task.first_row + end;
+            let at_once = task.activations.rows(at_once, &mut buffers.scratch);
             for row in start..end {
-                let codes = task
-                    .activations
-                    .row(task.first_row + row, &mut buffers.scratch);
+                let codes = if at_once {
+                    &buffers.scratch[(row - start) * k..(row - start + 1) * k]
+                } else {
+                    let row = task.first_row + row;
+                    task.activations.row(row, &mut buffers.scratch)
+                };
                 let first = (start - first_row) * blocks + (row - start);
                 for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
                     let words = &mut buffers.blocks[first + block * (end - start)].0;

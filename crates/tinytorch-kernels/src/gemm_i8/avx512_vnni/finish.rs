@@ -93,7 +93,8 @@ pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
             let least = least(scale.relu);
             for (i, (sums, by)) in sums.iter().zip(&rows[row..row + ROWS]).enumerate() {
                 let out = &mut out.row(row + i)[columns.clone()];
-                let (excess, row_scale) = (_mm512_set1_epi32(by.excess), _mm512_set1_ps(by.scale));
+                let (row_scale, excess) = by.get();
+                let (excess, row_scale) = (_mm512_set1_epi32(excess), _mm512_set1_ps(row_scale));
                 for vector in 0..VECTORS {
                     let offset = _mm512_mullo_epi32(offsets[vector], excess);
                     let sum = _mm512_add_epi32(sums[vector], offset);
