@@ -4,6 +4,9 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tinytorch_kernels::histogram::{
+    BINS, FRACTION, OCTAVES, count_magnitudes, kept, octave, start,
+};
 use tinytorch_kernels::{
     Quantize, Requantize, dequantize_i8_f32, min_max, quantize_f32_i8, requantize_i32_i8,
 };
@@ -55,6 +58,55 @@ fn elementwise(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Counting magnitudes, as calibration does: values that fill all bins, half of them zeros, all the same; and one by one, with the
+/// place of each octave in a table.
+fn histogram(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("histogram");
+    group.sample_size(20);
+    let len = 1 << 20;
+    let spread: Vec<f32> = (0..len)
+        .map(|i| ((i * 7919) % 10007) as f32 / 1000.0 - 5.0)
+        .collect();
+    let half_zeros: Vec<f32> = spread.iter().map(|value| value.max(0.0)).collect();
+    let mut counts = vec![0; 2 * BINS];
+    group.throughput(Throughput::BytesDecimal(4 * len as u64));
+    for (name, values) in [
+        ("spread", spread),
+        ("half zeros", half_zeros),
+        ("all the same", vec![4.5; len]),
+    ] {
+        let top = octave(5.0);
+        group.bench_function(BenchmarkId::new("kernel", name), |bencher| {
+            bencher.iter(|| count_magnitudes(black_box(&values), top, &mut counts));
+        });
+        group.bench_function(BenchmarkId::new("one by one", name), |bencher| {
+            bencher.iter(|| one_by_one(black_box(&values), top, &mut counts));
+        });
+    }
+    group.finish();
+}
+
+fn one_by_one(values: &[f32], top: u32, counts: &mut [u64]) -> u64 {
+    let (mut starts, mut shifts, mut zeros) = ([0; 256], [FRACTION + 1; 256], 0);
+    for d in 0..OCTAVES {
+        let exponent = top as usize - d;
+        starts[exponent] = start(d);
+        shifts[exponent] = FRACTION - kept(d);
+    }
+    for &value in values {
+        if value == 0.0 {
+            zeros += 1;
+            continue;
+        }
+        let bits = value.to_bits();
+        let exponent = (bits >> FRACTION & 0xFF) as usize;
+        let bin = starts[exponent] + ((bits & 0x7F_FFFF) >> shifts[exponent]) as usize;
+        let side = if value < 0.0 { BINS } else { 0 };
+        counts[side + bin] = counts[side + bin].saturating_add(1);
+    }
+    zeros
+}
+
 /// Reads every value and writes one byte of it.
 fn narrow(values: &[f32], out: &mut [i8]) {
     #[cfg(target_arch = "x86_64")]
@@ -74,5 +126,5 @@ fn narrow(values: &[f32], out: &mut [i8]) {
     }
 }
 
-criterion_group!(benches, elementwise);
+criterion_group!(benches, elementwise, histogram);
 criterion_main!(benches);

@@ -13,6 +13,7 @@ pub mod gemm_bf16;
 pub mod gemm_f32;
 pub mod gemm_i4;
 pub mod gemm_i8;
+pub mod histogram;
 mod images_f32;
 pub mod pool_i8;
 mod team;

@@ -20,7 +20,7 @@ use crate::error::{Error, NonFinite, Place, Result};
 use crate::histogram::Histogram;
 use crate::kernels::min_max;
 use crate::scheme::ValueRange;
-use crate::sketch_bins::{BINS, FINEST, LOW, Table, edges, octave, raise};
+use crate::sketch_bins::{BINS, FINEST, count_magnitudes, edges, octave, raise};
 
 /// How many batches a sketch remembers the extremes of: those with the largest numbers.
 pub const MAX_BATCHES: usize = 1024;
@@ -133,21 +133,7 @@ impl Sketch {
         };
         let range = ValueRange { min, max };
         self.rise_to(octave(range.max_abs()));
-        let table = Table::new(self.top);
-        let (mut zeros, negative) = (0_u64, BINS);
-        for &value in values {
-            // −0.0 becomes +0.0, and counts as positive until the zeros are taken out.
-            let value = value + 0.0;
-            let side = if value.is_sign_negative() {
-                negative
-            } else {
-                0
-            };
-            let count = &mut self.counts[side + table.bin(value)];
-            *count = count.saturating_add(1);
-            zeros += u64::from(value == 0.0);
-        }
-        self.counts[LOW] = self.counts[LOW].saturating_sub(zeros);
+        let zeros = count_magnitudes(values, self.top, &mut self.counts);
         self.zeros = self.zeros.saturating_add(zeros);
         self.widen(range);
         self.add_batch(Batch {

@@ -10,8 +10,7 @@
 //!
 //! A bin is the exponent with the first `kept(d)` bits of the fraction. When a larger magnitude arrives, `d` grows and bits are
 //! cut off; what remains is what would have been kept had the larger one come first. So the counts depend on the values
-//! alone. In the terms of a kernel: `bin = start[e] + (fraction >> shift[e])`, with two tables of 256 entries that change only
-//! when the largest exponent does.
+//! alone. Which bin a value is in says `histogram::bin` of the kernels, which also count; here is what becomes of bins afterwards.
 //!
 //! What is lost: bins are 2⁻¹⁰ of the top octave wide in the four octaves that hold nearly everything, so no coarser than a plain
 //! histogram of 1024 to 2048 bins up to the largest magnitude; and further down never wider than 2⁻⁷ of the values
@@ -20,74 +19,9 @@
 //! Source: logarithmic bins that merge exactly are those of C. Masson et al., "DDSketch", VLDB 2019, section 2; cut from the
 //! bits of a number as in G. Tene's HdrHistogram.
 
-/// Octaves that have bins of their own, from that of the largest magnitude down.
-pub const OCTAVES: usize = 24;
-/// Bits of the fraction that are kept in the top octave.
-pub const FINEST: u32 = 10;
-/// Bits that are kept at least.
-const COARSEST: u32 = 7;
-/// Bits of the fraction of an `f32`.
-const FRACTION: u32 = 23;
-
-/// The bin of magnitudes that are not 0 but too small for any other.
-pub const LOW: usize = 0;
-/// How many bins there are for each sign.
-pub const BINS: usize = start(0) + (1 << FINEST);
-
-/// How many bits are kept `d` octaves below the top.
-const fn kept(d: usize) -> u32 {
-    if d < (FINEST - COARSEST) as usize {
-        FINEST - d as u32
-    } else {
-        COARSEST
-    }
-}
-
-/// The first bin of the octave `d` below the top. Smaller magnitudes have smaller bins.
-const fn start(d: usize) -> usize {
-    let (mut start, mut below) = (LOW + 1, OCTAVES - 1);
-    while below > d {
-        start += 1 << kept(below);
-        below -= 1;
-    }
-    start
-}
-
-/// The exponent field of a finite magnitude, at least 1: numbers without a leading bit count to the lowest octave.
-pub fn octave(magnitude: f32) -> u32 {
-    (magnitude.to_bits() >> FRACTION & 0xFF).max(1)
-}
-
-/// Where the bins of each exponent begin, and how many bits of the fraction do not count, if `top` is the largest exponent.
-pub struct Table {
-    start: [u32; 256],
-    shift: [u32; 256],
-}
-
-impl Table {
-    pub fn new(top: u32) -> Self {
-        // Shifted by 24, nothing remains of a fraction: the bin LOW.
-        let (mut start_of, mut shift) = ([LOW as u32; 256], [FRACTION + 1; 256]);
-        for d in 0..OCTAVES {
-            // Exponent 0 is that of the numbers without a leading bit: LOW.
-            if let Some(e) = (top as usize).checked_sub(d).filter(|&e| e > 0) {
-                start_of[e] = start(d) as u32;
-                shift[e] = FRACTION - kept(d);
-            }
-        }
-        Self {
-            start: start_of,
-            shift,
-        }
-    }
-
-    /// The bin of a magnitude that is not larger than the top octave.
-    pub fn bin(&self, magnitude: f32) -> usize {
-        let bits = magnitude.to_bits();
-        let e = (bits >> FRACTION & 0xFF) as usize;
-        (self.start[e] + ((bits & 0x7F_FFFF) >> self.shift[e])) as usize
-    }
-}
+pub use crate::kernels::histogram::{
+    BINS, FINEST, FRACTION, LOW, OCTAVES, bin, count_magnitudes, kept, octave, start,
+};
 
 /// The lower and the upper edge of a bin; a bin holds `lower <= x < upper`. The last edge of all is `f32::MAX`.
 pub fn edges(bin: usize, top: u32) -> (f32, f32) {
@@ -140,33 +74,33 @@ mod tests {
     #[test]
     fn worked_example() {
         // 1.0 is the first of the top octave [1, 2), whose 1024 bins are 2⁻¹⁰ wide; 0.5 the first of 512 bins as wide.
-        let table = Table::new(octave(1.5));
-        assert_eq!(table.bin(1.0), start(0));
-        assert_eq!(table.bin(1.5), start(0) + 512);
+        let bin = |value| bin(value, octave(1.5));
+        assert_eq!(bin(1.0), start(0));
+        assert_eq!(bin(1.5), start(0) + 512);
         assert_eq!(edges(start(0) + 512, 127), (1.5, 1.5 + 1.0 / 1024.0));
-        assert_eq!(edges(table.bin(0.5), 127), (0.5, 0.5 + 1.0 / 1024.0));
-        assert_eq!(table.bin(1e-30), LOW);
+        assert_eq!(edges(bin(0.5), 127), (0.5, 0.5 + 1.0 / 1024.0));
+        assert_eq!(bin(1e-30), LOW);
         assert_eq!(edges(LOW, 127).1, 2.0_f32.powi(-23));
     }
 
     #[test]
     fn bins_follow_one_another_without_a_gap_and_know_their_own_edges() {
         for top in [1, 2, 12, 24, 25, 127, 254] {
-            let table = Table::new(top);
+            let bin_of = |value| bin(value, top);
             let first = (1..BINS).find(|&bin| edges(bin, top).0 >= f32::MIN_POSITIVE);
             let first = first.expect("the top octave is normal");
             assert_eq!(edges(LOW, top).1, edges(first, top).0);
             for bin in first..BINS {
                 let (lower, upper) = edges(bin, top);
-                assert_eq!(table.bin(lower), bin);
+                assert_eq!(bin_of(lower), bin);
                 let last = f32::from_bits(upper.to_bits() - 1);
-                assert_eq!(table.bin(last), bin);
+                assert_eq!(bin_of(last), bin);
                 if bin + 1 < BINS {
                     assert_eq!(edges(bin + 1, top).0, upper);
                 }
             }
         }
-        assert_eq!(Table::new(254).bin(f32::MAX), BINS - 1);
+        assert_eq!(bin(f32::MAX, 254), BINS - 1);
     }
 
     #[test]
@@ -182,14 +116,13 @@ mod tests {
     #[test]
     fn a_count_that_moved_is_where_it_would_have_been_put() {
         for (top, rise) in [(127, 1), (127, 2), (127, 9), (127, 23), (127, 24), (5, 200)] {
-            let (before, after) = (Table::new(top), Table::new(top + rise));
             let mut magnitude = f32::from_bits(top << FRACTION) * 1.999;
             for _ in 0..40 {
                 let mut counts = vec![0; BINS];
-                counts[before.bin(magnitude)] = 3;
+                counts[bin(magnitude, top)] = 3;
                 raise(&mut counts, rise as usize);
                 assert_eq!(
-                    counts[after.bin(magnitude)],
+                    counts[bin(magnitude, top + rise)],
                     3,
                     "{magnitude} raised by {rise}"
                 );

@@ -21,7 +21,7 @@ use crate::file::{FileError, io_error};
 use crate::framework::write_atomically;
 use crate::scheme::ValueRange;
 use crate::sketch::{Batch, MAX_BATCHES, Sketch};
-use crate::sketch_bins::{BINS, LOW, Table, edges, octave};
+use crate::sketch_bins::{BINS, LOW, bin, edges, octave};
 
 const MAGIC: &[u8; 8] = b"TTSKETCH";
 
@@ -198,11 +198,10 @@ fn check(sketch: &Sketch) -> Parsed<()> {
     if !is_range(seen) || sketch.top != octave(seen.max_abs()) {
         return Err("the bins do not fit what was seen");
     }
-    let table = Table::new(sketch.top);
     let ends = [seen.max, -seen.min];
     for (counts, end) in sketch.counts.chunks(BINS).zip(ends) {
         // The largest of each sign has its bin, and nothing lies beyond.
-        let last = (end > 0.0).then(|| table.bin(end));
+        let last = (end > 0.0).then(|| bin(end, sketch.top));
         let beyond = last.map_or(0, |last| last + 1);
         let filled = last.is_none_or(|last| counts[last] > 0);
         if !filled || counts[beyond..].iter().any(|&count| count > 0) {
