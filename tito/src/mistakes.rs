@@ -45,8 +45,9 @@ impl Mistake {
     }
 }
 
-/// Where a mistake panicked is a place in a file nobody has.
-fn placeless(mut reply: Reply) -> Reply {
+/// Where a mistake panicked is a place in a file nobody has; panics are compared by their text.
+#[must_use]
+pub(crate) fn placeless(mut reply: Reply) -> Reply {
     if let Reply::Panicked(panic) = &mut reply {
         panic.file = None;
         panic.line = None;

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tinytorch_exam::{ExamRecord, MistakeRecord, Reply, SealedMistake};
 
+use crate::mistakes::placeless;
+
 /// What is hidden.
 #[derive(Serialize, Deserialize)]
 struct Text {
@@ -66,16 +68,7 @@ pub fn open(check: &str, sealed: &[SealedMistake], replies: &[Reply]) -> Option<
 
 /// As [`MistakeRecord::answers_like`] compares: bit for bit, and panics by their text.
 fn secret(check: &str, replies: &[Reply]) -> Result<[u8; 32]> {
-    let replies: Vec<Reply> = replies
-        .iter()
-        .cloned()
-        .map(|mut reply| {
-            if let Reply::Panicked(panic) = &mut reply {
-                (panic.file, panic.line) = (None, None);
-            }
-            reply
-        })
-        .collect();
+    let replies: Vec<Reply> = replies.iter().cloned().map(placeless).collect();
     let replies = serde_json::to_vec(&replies)?;
     Ok(digest(&[
         b"tito mistake\n",

@@ -53,7 +53,7 @@ pub fn out(context: &Context, folder: &Path, modules: &[String]) -> Result<Outco
     Ok(Outcome::Good)
 }
 
-/// In one of the course's folders a release would be handed out with the next one. Beside them it is a folder like `target`.
+/// Inside the course a release would be committed with it, and handed out with the next one. Only where cargo builds nothing is kept.
 fn refuse_inside(root: &Path, folder: &Path) -> Result<()> {
     let absolute = std::path::absolute(folder)?;
     // The folder itself need not be there yet, and may be reached through links.
@@ -65,20 +65,17 @@ fn refuse_inside(root: &Path, folder: &Path) -> Result<()> {
         })
         .unwrap_or(absolute);
     let root = root.canonicalize()?;
-    let Ok(inside) = place.strip_prefix(&root) else {
-        return Ok(());
-    };
-    let first = inside.components().next().map(|first| root.join(first));
-    let is_part =
-        first.is_some_and(|part| part != place && part.is_dir() && !part.ends_with("target"));
-    if !is_part {
+    let is_built = |above: &Path| above.join("CACHEDIR.TAG").is_file();
+    let is_inside = place.starts_with(&root);
+    let mut above = place.ancestors().skip(1).take_while(|above| *above != root);
+    if !is_inside || above.any(is_built) {
         return Ok(());
     }
     Err(Failure::usage(format!(
         "{} lies in a folder of the course",
         folder.display()
     ))
-    .help("choose a folder beside the course")
+    .help("choose a folder beside the course, as in --out ../student")
     .into())
 }
 

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 /// The exercise files of the made-up module.
 pub const FILES: [&str; 3] = ["halves.rs", "sums.rs", "extra.rs"];
 
+/// The course's folder, in one of its own.
+const COURSE: &str = "course";
+
 /// A course in a folder that goes away with the value.
 pub struct Course {
     folder: TempDir,
@@ -20,7 +23,8 @@ impl Course {
         let folder = TempDir::new().unwrap();
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = own.parent().unwrap();
-        copy(&own.join("tests/course"), folder.path());
+        // A folder in a folder: a release is made beside the course, and goes when it goes.
+        copy(&own.join("tests/course"), &folder.path().join(COURSE));
         let course = Course { folder };
         let exam = repository.join("crates/tinytorch-exam");
         let manifest = course.read("Cargo.toml");
@@ -81,7 +85,7 @@ impl Course {
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
-        self.folder.path().join(path)
+        self.folder.path().join(COURSE).join(path)
     }
 
     pub fn read(&self, path: &str) -> String {
