@@ -8,7 +8,7 @@ use anyhow::Result;
 use tito::failure::Failure;
 use tito::snapshot::hash;
 
-use super::{gradescope, names};
+use super::{canvas, gradescope, names};
 use crate::clean;
 use crate::model::{Origin, Submission};
 
@@ -39,7 +39,7 @@ pub fn list(folder: &Path) -> Result<Listing> {
         .map(|text| gradescope::parse(&text))
         .unwrap_or_default();
     let mut listing = Listing::default();
-    let mut uploads: BTreeMap<String, Vec<Upload>> = BTreeMap::new();
+    let mut uploads: BTreeMap<String, Vec<canvas::Upload>> = BTreeMap::new();
     for path in paths {
         let Some(name) = path.to_str() else {
             listing.submissions.push(unreadable(&path));
@@ -58,17 +58,11 @@ pub fn list(folder: &Path) -> Result<Listing> {
         if is_ours {
             continue;
         }
-        let canvas = is_file
-            .then(|| names::canvas(stem.or_else(|| Some(name.rsplit_once('.')?.0))?))
-            .flatten();
-        let mut submission = match (canvas, stem) {
-            (Some(canvas), _) => {
-                let all = uploads.entry(canvas.number.clone()).or_default();
-                all.push(Upload {
-                    canvas,
-                    is_zip: stem.is_some(),
-                    name: name.to_owned(),
-                });
+        let upload = is_file.then(|| canvas::read(name)).flatten();
+        let mut submission = match (upload, stem) {
+            (Some(upload), _) => {
+                let all = uploads.entry(upload.number.clone()).or_default();
+                all.push(upload);
                 continue;
             }
             (None, Some(stem)) if is_file => blank(stem, Origin::Archive, &path),
@@ -100,7 +94,7 @@ pub fn list(folder: &Path) -> Result<Listing> {
         }
         listing.submissions.push(submission);
     }
-    let uploads = uploads.into_values().filter_map(newest);
+    let uploads = uploads.into_values().filter_map(canvas::gather);
     listing.submissions.extend(uploads);
     keep_apart(&mut listing.submissions);
     if listing.submissions.is_empty() {
@@ -119,46 +113,11 @@ const OTHER_ARCHIVES: [&str; 9] = [
     ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tgz", ".tar", ".7z", ".rar", ".gz",
 ];
 
-fn unread(names: &[&str]) -> String {
+pub(super) fn unread(names: &[&str]) -> String {
     format!(
         "handed in as {}, which is not read: make a folder or a zip file of it and grade again",
         clean::line(&names.join(", "), 300)
     )
-}
-
-/// A file of a download from Canvas.
-struct Upload {
-    canvas: names::Canvas,
-    is_zip: bool,
-    name: String,
-}
-
-/// One submission of all files of a student: the zip file uploaded last. Its id does not depend on what lies beside it.
-fn newest(mut uploads: Vec<Upload>) -> Option<Submission> {
-    uploads.sort_by_key(|upload| (upload.is_zip, upload.canvas.upload));
-    let last = uploads.pop()?;
-    let mut notes = Vec::new();
-    let mut others: Vec<&str> = uploads.iter().map(|upload| upload.name.as_str()).collect();
-    if !last.is_zip {
-        others.insert(0, &last.name);
-        notes.push(unread(&others));
-    } else if !others.is_empty() {
-        notes.push(format!(
-            "of several uploads {} was graded, the newest zip file; not {}",
-            clean::line(&last.name, 200),
-            clean::line(&others.join(", "), 300)
-        ));
-    }
-    let canvas = last.canvas;
-    let path = Path::new(&last.name);
-    Some(Submission {
-        id: names::id(&format!("{}_{}", canvas.name, canvas.number)),
-        name: clean::line(&canvas.name, 100),
-        student_number: Some(canvas.number),
-        late: Some(canvas.late),
-        notes,
-        ..blank(&last.name, Origin::Canvas, path)
-    })
 }
 
 /// Something whose name cannot be written into a result: named by its escapes, and never opened.
@@ -224,7 +183,7 @@ fn keep_apart(submissions: &mut [Submission]) {
     }
 }
 
-fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
+pub(super) fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
     Submission {
         id: names::id(name),
         name: clean::line(name, 100),
@@ -238,6 +197,7 @@ fn blank(name: &str, origin: Origin, path: &Path) -> Submission {
         late: None,
         files: Vec::new(),
         answers: None,
+        loose: Vec::new(),
         missing: Vec::new(),
         refused: Vec::new(),
     }
@@ -285,12 +245,7 @@ mod tests {
     /// They were in no table of grades: neither a grade nor a question whether there should be one.
     #[test]
     fn what_is_not_read_is_in_the_class_with_its_reason() {
-        let listing = listed(&[
-            "doejane_1001_70001_quantize.rs",
-            "doejane_1001_70002_gemm.rs",
-            "kim.tar.gz",
-            "readme.txt",
-        ]);
+        let listing = listed(&["doejane_1001_70001_hw.tar.gz", "kim.tar.gz", "readme.txt"]);
         assert_eq!(ids(&listing), ["doejane_1001", "kim"]);
         for submission in &listing.submissions {
             assert!(
@@ -298,7 +253,7 @@ mod tests {
                 "{submission:?}"
             );
         }
-        assert!(listing.submissions[0].notes[0].contains("quantize.rs"));
+        assert!(listing.submissions[0].notes[0].contains("hw.tar.gz"));
         assert_eq!(listing.left_alone, ["readme.txt"]);
     }
 

@@ -5,12 +5,14 @@
 //! | `jane/` | a folder named after the student: files at its top, or in `15_quantization/`, or in a whole repository |
 //! | `jane.zip` | the same, packed; also a bundle of `tito submit` |
 //! | `doejane_LATE_12345_67890_hw.zip` | as Canvas names a download |
+//! | `doejane_12345_67890_quantize.rs` | the same, handed in unpacked: all files of a student are one submission |
 //! | `submission_metadata.yml`, `submission_123/` | as Gradescope exports an assignment |
 //!
 //! Only files that the manifest lists, at most [`LARGEST_FILE`] each, are ever read. Links, special files, names that climb and archives
 //! that are not what they say are refused, and named in the result. Nothing is unpacked to disk.
 
 mod archive;
+mod canvas;
 mod folder;
 mod gradescope;
 mod list;
@@ -68,10 +70,20 @@ pub type Taken = BTreeMap<String, String>;
 pub fn take(module: &Module, submissions: &Path, submission: &mut Submission) -> Taken {
     let source = submissions.join(&submission.source);
     let is_folder = std::fs::symlink_metadata(&source).is_ok_and(|data| data.is_dir());
-    let (taken, refused) = if is_folder {
-        choose(module, folder::walk(&source), |handle: &PathBuf| {
-            folder::read(handle)
-        })
+    let (taken, refused) = if !submission.loose.is_empty() {
+        let files = submission.loose.iter();
+        let found = Found {
+            entries: files
+                .map(|file| Entry {
+                    path: PathBuf::from(&file.name),
+                    handle: submissions.join(&file.source),
+                })
+                .collect(),
+            refused: Vec::new(),
+        };
+        choose(module, found, folder::read)
+    } else if is_folder {
+        choose(module, folder::walk(&source), folder::read)
     } else {
         match archive::Archive::open(&source) {
             Ok((mut archive, found)) => choose(module, found, |index| archive.read(*index)),
@@ -256,6 +268,47 @@ mod tests {
             .into_values()
             .map(|path| String::from_utf8(path).expect("text"));
         (taken.collect(), refused.len())
+    }
+
+    /// The names are Canvas', the contents the student's; links and what cannot be read have their reasons as in a folder.
+    #[test]
+    fn loose_files_are_taken_as_if_they_were_in_a_folder() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = tito::workspace::Workspace::find(Some(&root)).expect("the course");
+        let module = workspace.module("15").expect("the module");
+        let folder = tempfile::TempDir::new().expect("a folder");
+        for (name, content) in [
+            ("doejane_1001_7_quantize-1.rs", &b"fn q() {}"[..]),
+            ("doejane_1001_8_gemm.rs", b"\xff"),
+            ("doejane_1001_9_QUESTIONS.md", b"my answers"),
+            ("doejane_1001_10_notes.md", b"no exercise"),
+            ("doejane_1001_11_OBSERVER.rs", b"fn o() {}"),
+        ] {
+            std::fs::write(folder.path().join(name), content).expect("writes");
+        }
+        let mut listing = list(folder.path()).expect("submissions");
+        assert_eq!(listing.submissions.len(), 1);
+        let mut jane = listing.submissions.remove(0);
+        let texts = take(&module, folder.path(), &mut jane);
+        assert_eq!(texts.keys().collect::<Vec<_>>(), ["quantize.rs"]);
+        assert_eq!(jane.answers.as_deref(), Some("my answers"));
+        let refused: Vec<&str> = jane.refused.iter().map(|one| one.why.as_str()).collect();
+        assert!(
+            refused[0].contains("must be called observer.rs"),
+            "{refused:?}"
+        );
+        assert!(refused[1].contains("not UTF-8"), "{refused:?}");
+        // It became a link since it was listed.
+        let own = folder.path().join("doejane_1001_7_quantize-1.rs");
+        std::fs::remove_file(&own).expect("removes");
+        std::os::unix::fs::symlink("/etc/passwd", &own).expect("links");
+        let texts = take(&module, folder.path(), &mut jane);
+        assert!(texts.is_empty(), "{texts:?}");
+        assert!(
+            jane.refused[0].path.contains("quantize.rs"),
+            "{:?}",
+            jane.refused
+        );
     }
 
     /// Answers without code, or beside its folder, were dropped and marked with 0 points as not given.

@@ -27,7 +27,7 @@ pub use result::{
     CheckResult, CompileError, ExerciseResult, Finding, Misconception, Outcome, Replaced, Status,
     SubmissionResult,
 };
-pub use submission::{Origin, Refused, Submission, SubmittedFile};
+pub use submission::{LooseFile, Origin, Refused, Submission, SubmittedFile};
 
 /// Version of the files; see the head of this module.
 pub const FORMAT: u32 = 1;

@@ -23,8 +23,11 @@ pub struct Submission {
     /// What staff should know of how it was handed in, a sentence each: another upload of the same student, a packing that is not read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Folder or archive, relative to the folder of submissions.
+    /// Folder, archive or newest loose file, relative to the folder of submissions.
     pub source: PathBuf,
+    /// Files handed in one by one, which lie beside `source`; none where that is a folder or an archive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loose: Vec<LooseFile>,
     /// When it was handed in, as the source writes it.
     pub submitted: Option<String>,
     /// Whether the platform marked it as late.
@@ -43,6 +46,15 @@ pub struct Submission {
     pub refused: Vec<Refused>,
 }
 
+/// A file that was handed in by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LooseFile {
+    /// As the student called it.
+    pub name: String,
+    /// Where it lies, relative to the folder of submissions.
+    pub source: PathBuf,
+}
+
 /// Where a submission comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +63,7 @@ pub enum Origin {
     Folder,
     /// A zip file named after the student, such as a bundle of `tito submit`.
     Archive,
-    /// A zip file as Canvas names downloads: `lastfirst_LATE_12345_67890_name.zip`.
+    /// A zip file, or loose files, as Canvas names downloads: `lastfirst_LATE_12345_67890_name.zip`.
     Canvas,
     /// A folder of a Gradescope export: `submission_12345` beside `submission_metadata.yml`.
     Gradescope,

@@ -28,6 +28,7 @@ pub fn submission(id: &str, name: &str) -> Submission {
         late: None,
         files: Vec::new(),
         answers: None,
+        loose: Vec::new(),
         missing: Vec::new(),
         refused: Vec::new(),
     }
