@@ -12,7 +12,7 @@ use tito::markers::Marked;
 use crate::clean;
 use crate::course::Course;
 use crate::examine::Examiner;
-use crate::graft::{Assembled, Graft, assemble, graft};
+use crate::graft::{Assembled, Graft, Rules, assemble, graft};
 use crate::intake::{Taken, take};
 use crate::model::{
     CheckResult, CompileError, ExerciseResult, FORMAT, Plan, Receipt, Replaced, Status, Submission,
@@ -111,7 +111,11 @@ impl Grader<'_> {
             result.receipt = Some(self.receipt(result));
             return Ok(());
         }
-        let mut graft = graft(&self.course.stubs, taken, &self.course.grants);
+        let rules = Rules {
+            grants: &self.course.grants,
+            refuses_kernels: self.plan.options.strict_kernels,
+        };
+        let mut graft = graft(&self.course.stubs, taken, rules);
         result.reasons.append(&mut graft.reasons);
         result.findings.append(&mut graft.findings);
         result.compile_errors.append(&mut graft.errors);

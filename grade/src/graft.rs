@@ -9,7 +9,7 @@ use tito::markers::Marked;
 
 use crate::intake::Taken;
 use crate::model::{CompileError, Finding, Replaced};
-use crate::policy::{Part, look};
+use crate::policy::{Part, calls_kernels, look};
 
 /// The course's stubs: file to text.
 pub type Stubs = BTreeMap<String, String>;
@@ -44,12 +44,21 @@ pub struct Graft {
     pub is_changed_outside: bool,
 }
 
+/// How strictly holes are looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules<'a> {
+    /// Words that the module may use.
+    pub grants: &'a [String],
+    /// A hole that calls the library's finished kernels is left to the stub.
+    pub refuses_kernels: bool,
+}
+
 /// Takes the bodies of the holes out of the files handed in.
-pub fn graft(stubs: &Stubs, taken: &Taken, grants: &[String]) -> Graft {
+pub fn graft(stubs: &Stubs, taken: &Taken, rules: Rules<'_>) -> Graft {
     let mut graft = Graft::default();
     for (file, stub) in stubs {
         match taken.get(file) {
-            Some(text) => one(file, stub, text, grants, &mut graft),
+            Some(text) => one(file, stub, text, rules, &mut graft),
             None => {
                 graft.reasons.push(format!(
                     "{file} was not handed in; its exercises earn nothing"
@@ -65,7 +74,7 @@ pub fn graft(stubs: &Stubs, taken: &Taken, grants: &[String]) -> Graft {
     graft
 }
 
-fn one(file: &str, stub: &str, text: &str, grants: &[String], graft: &mut Graft) {
+fn one(file: &str, stub: &str, text: &str, rules: Rules<'_>, graft: &mut Graft) {
     // What some editors put at the beginning and at the ends of lines is nobody's change.
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let Ok(own) = Marked::parse(stub) else {
@@ -111,9 +120,16 @@ fn one(file: &str, stub: &str, text: &str, grants: &[String], graft: &mut Graft)
             line: found.line() + 1,
             text: &body,
         };
-        match look(&part, grants) {
+        match look(&part, rules.grants) {
             Ok(findings) => {
                 graft.findings.extend(findings);
+                let refused = rules
+                    .refuses_kernels
+                    .then(|| calls_kernels(&part, rules.grants));
+                if let Some(why) = refused.flatten() {
+                    graft.replaced.push(replaced(why));
+                    continue;
+                }
                 graft.filled.push(Filled {
                     file: file.to_owned(),
                     tag: hole.tag.to_owned(),
@@ -200,7 +216,7 @@ mod tests {
 
     fn handed_in(text: &str) -> Graft {
         let taken = Taken::from([("a.rs".to_owned(), text.to_owned())]);
-        graft(&stubs(), &taken, &[])
+        graft(&stubs(), &taken, Rules::default())
     }
 
     #[test]
@@ -240,11 +256,33 @@ mod tests {
         assert_eq!(graft.filled.len(), 1);
     }
 
+    /// By itself it is only marked for a look.
+    #[test]
+    fn a_hole_that_calls_a_finished_kernel_is_the_stub_if_the_instructor_says_so() {
+        let text = STUB.replace("todo!(\"exercise 1.1\")", "crate::kernels::quantize(x)");
+        let taken = Taken::from([("a.rs".to_owned(), text)]);
+        let by_itself = graft(&stubs(), &taken, Rules::default());
+        assert_eq!((by_itself.filled.len(), by_itself.replaced.len()), (2, 0));
+        let strict = Rules {
+            refuses_kernels: true,
+            ..Rules::default()
+        };
+        let strict = graft(&stubs(), &taken, strict);
+        assert_eq!(
+            (strict.filled.len(), strict.filled[0].tag.as_str()),
+            (1, "1.2")
+        );
+        assert_eq!(strict.replaced[0].hole.as_deref(), Some("1.1"));
+        assert!(strict.replaced[0].why.contains("finished kernels"));
+        // In both cases the place is told.
+        assert!(by_itself.findings[0].needs_human && strict.findings[0].needs_human);
+    }
+
     #[test]
     fn lost_markers_and_missing_files_have_their_reasons() {
         let graft = handed_in(&STUB.replacen("// END SOLUTION", "", 1));
         assert!(graft.filled.is_empty() && graft.reasons[0].contains("a.rs"));
-        let none = super::graft(&stubs(), &Taken::new(), &[]);
+        let none = super::graft(&stubs(), &Taken::new(), Rules::default());
         assert!(none.reasons[0].contains("not handed in"));
     }
 

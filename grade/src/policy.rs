@@ -145,41 +145,61 @@ pub struct Part<'a> {
 ///
 /// Line and column of what is no Rust: a bracket without its partner, a string that does not end.
 pub fn look(part: &Part<'_>, grants: &[String]) -> Result<Vec<Finding>, (usize, usize)> {
+    let mut found = Vec::new();
+    words(part, &mut |ident, context, position| {
+        let word = ident.to_string();
+        let word = word.trim_start_matches("r#");
+        let hit = WORDS.iter().find(|(known, place, _, _)| {
+            *known == word
+                && !grants.iter().any(|grant| grant == word)
+                && match place {
+                    Where::Anywhere => true,
+                    Where::Macro => position.is_call || context.in_std || context.in_use,
+                    Where::Attribute => context.in_attribute,
+                    Where::Path => context.in_std,
+                }
+        });
+        if let Some((_, _, needs_human, message)) = hit {
+            found.push(finding(part, word, ident.span(), message, *needs_human));
+        }
+    })?;
+    found.sort_by_key(|finding| (finding.line, finding.column));
+    found.truncate(50);
+    Ok(found)
+}
+
+/// Why a hole is not graded where an instructor wants exercises written, not called: it names the library's finished kernels in a path. A variable of that
+/// name is none, and what passes the word to a macro is left to a person's eye.
+pub fn calls_kernels(part: &Part<'_>, grants: &[String]) -> Option<&'static str> {
+    let mut is_found = false;
+    let known = words(part, &mut |ident, context, position| {
+        let word = ident.to_string();
+        let word = word.trim_start_matches("r#");
+        let is_kernels = WORDS
+            .iter()
+            .any(|(known, _, _, message)| *known == word && *message == FINISHED);
+        let is_granted = grants.iter().any(|grant| grant == word);
+        is_found |= is_kernels && !is_granted && (position.is_in_path || context.in_use);
+    });
+    (known.is_ok() && is_found).then_some(FINISHED)
+}
+
+/// Shows every word of a part.
+fn words(
+    part: &Part<'_>,
+    see: &mut impl FnMut(&Ident, Context, Position),
+) -> Result<(), (usize, usize)> {
     let stream: TokenStream = part.text.parse().map_err(|error: proc_macro2::LexError| {
         let start = error.span().start();
         (part.line + start.line.saturating_sub(1), start.column + 1)
     })?;
-    let mut found = Vec::new();
     // A stack of our own: a submission may nest its brackets as deep as it likes.
     let mut waiting = vec![(stream, Context::default())];
     while let Some((stream, context)) = waiting.pop() {
         let tokens: Vec<TokenTree> = stream.into_iter().collect();
-        walk(
-            &tokens,
-            context,
-            &mut waiting,
-            &mut |ident, context, is_call| {
-                let word = ident.to_string();
-                let word = word.trim_start_matches("r#");
-                let hit = WORDS.iter().find(|(known, place, _, _)| {
-                    *known == word
-                        && !grants.iter().any(|grant| grant == word)
-                        && match place {
-                            Where::Anywhere => true,
-                            Where::Macro => is_call || context.in_std || context.in_use,
-                            Where::Attribute => context.in_attribute,
-                            Where::Path => context.in_std,
-                        }
-                });
-                if let Some((_, _, needs_human, message)) = hit {
-                    found.push(finding(part, word, ident.span(), message, *needs_human));
-                }
-            },
-        );
+        walk(&tokens, context, &mut waiting, see);
     }
-    found.sort_by_key(|finding| (finding.line, finding.column));
-    found.truncate(50);
-    Ok(found)
+    Ok(())
 }
 
 fn finding(part: &Part<'_>, word: &str, span: Span, message: &str, needs_human: bool) -> Finding {
@@ -194,6 +214,15 @@ fn finding(part: &Part<'_>, word: &str, span: Span, message: &str, needs_human: 
     }
 }
 
+/// What stands beside a word.
+#[derive(Clone, Copy)]
+struct Position {
+    /// A `!` behind it.
+    is_call: bool,
+    /// A `::` before or behind it.
+    is_in_path: bool,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Context {
     in_attribute: bool,
@@ -206,7 +235,7 @@ fn walk(
     tokens: &[TokenTree],
     outer: Context,
     waiting: &mut Vec<(TokenStream, Context)>,
-    see: &mut impl FnMut(&Ident, Context, bool),
+    see: &mut impl FnMut(&Ident, Context, Position),
 ) {
     let punct = |index: usize| match tokens.get(index) {
         Some(TokenTree::Punct(punct)) => Some(punct.as_char()),
@@ -227,7 +256,12 @@ fn walk(
                 } else if begins_path && !context.in_use && !outer.in_std {
                     context.in_std = false;
                 }
-                see(ident, context, punct(index + 1) == Some('!'));
+                let is_path_end = |at: usize| punct(at) == Some(':') && punct(at + 1) == Some(':');
+                let position = Position {
+                    is_call: punct(index + 1) == Some('!'),
+                    is_in_path: !begins_path || is_path_end(index + 1),
+                };
+                see(ident, context, position);
             }
             TokenTree::Punct(punct) if punct.as_char() == ';' => {
                 context = outer;
@@ -308,6 +342,36 @@ mod tests {
             words("#![allow(long_running_const_eval)]"),
             ["long_running_const_eval"]
         );
+    }
+
+    #[test]
+    fn kernels_are_called_by_their_path() {
+        let calls = |text: &str, grants: &[String]| {
+            let part = Part {
+                file: "q.rs",
+                line: 1,
+                text,
+            };
+            calls_kernels(&part, grants).is_some()
+        };
+        for text in [
+            "crate::kernels::dequantize_i8_f32(x)",
+            "use crate::{kernels as k, scheme};",
+            "if x { use tinytorch_kernels; }",
+            "{ super::r#kernels::gemm(a) }",
+        ] {
+            assert!(calls(text, &[]), "{text}");
+            let granted = ["kernels", "tinytorch_kernels"].map(str::to_owned);
+            assert!(!calls(text, &granted), "{text}");
+        }
+        for text in [
+            "let kernels = 3; f(kernels)",
+            "// crate::kernels::x",
+            "\"kernels::x\"",
+            "(",
+        ] {
+            assert!(!calls(text, &[]), "{text}");
+        }
     }
 
     #[test]

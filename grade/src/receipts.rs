@@ -46,10 +46,13 @@ impl Basis {
 }
 
 fn limits(options: &Options) -> String {
-    let parts = format!(
+    let mut parts = format!(
         "{} {} {}",
         options.check_ms, options.compile_ms, options.memory_bytes
     );
+    if options.strict_kernels {
+        parts += " strict kernels";
+    }
     hash(parts.as_bytes())
 }
 
@@ -124,7 +127,10 @@ pub fn differences(a: &Receipt, b: &Receipt) -> Vec<&'static str> {
         ),
         (a.toolchain != b.toolchain, "the compiler"),
         (a.grader != b.grader, "the grader's own version"),
-        (a.limits != b.limits, "the limits of time and memory"),
+        (
+            a.limits != b.limits,
+            "the run's options: limits of time and memory, or whether finished kernels may be called",
+        ),
         (a.layers != b.layers, "the walls around the submission"),
     ];
     pairs

@@ -51,6 +51,9 @@ pub struct Wishes {
     /// Seconds of processor time that compiling a submission may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub compile_limit: u64,
+    /// Grade an exercise that calls the library's finished kernels as if it were not written; without it, it is marked for a look.
+    #[arg(long)]
+    pub strict_kernels: bool,
     /// On a cluster.
     #[command(flatten)]
     pub cluster: crate::slurm::Options,
@@ -166,6 +169,7 @@ fn plan(
             require_isolation: wishes.require_isolation,
             check_ms: wishes.time_limit.max(1).saturating_mul(1000),
             compile_ms: wishes.compile_limit.max(1).saturating_mul(1000),
+            strict_kernels: wishes.strict_kernels,
             ..Options::default()
         },
         submissions_folder: folder,

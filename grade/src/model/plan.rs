@@ -51,6 +51,9 @@ pub struct Options {
     pub compile_ms: u64,
     /// Bytes of address space a check may take.
     pub memory_bytes: u64,
+    /// An exercise that calls the library's finished kernels is graded as if it were not written.
+    #[serde(default)]
+    pub strict_kernels: bool,
 }
 
 impl Default for Options {
@@ -61,6 +64,7 @@ impl Default for Options {
             check_ms: 4_000,
             compile_ms: 30_000,
             memory_bytes: 1 << 30,
+            strict_kernels: false,
         }
     }
 }
