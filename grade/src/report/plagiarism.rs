@@ -6,7 +6,7 @@
 //! moss/command.txt                       the call: -b for what was given, -d for one folder per student
 //! dolos/quantize.zip: info.csv           one zip per exercise file, since Dolos compares file with file
 //!                     A-1f3b.rs
-//! dolos/quantize-given.rs                for `dolos run --ignore`
+//!                     given.rs           given out: `ignored` in info.csv
 //! students.csv                           code to name: stays here
 //! ```
 //!
@@ -62,8 +62,8 @@ pub fn layout(
         files.insert(format!("moss/base/{name}"), text.clone().into_bytes());
         base += &format!(" -b base/{name}");
         let stem = name.trim_end_matches(".rs");
-        files.insert(format!("dolos/{stem}-given.rs"), text.clone().into_bytes());
-        files.insert(format!("dolos/{stem}.zip"), dolos(plan, name, students)?);
+        let zip = dolos(plan, name, text, students)?;
+        files.insert(format!("dolos/{stem}.zip"), zip);
     }
     // MOSS has no Rust; it finds the tokens of C in it.
     let command = format!("moss -l c -d{base} students/*/*.rs\n");
@@ -71,15 +71,27 @@ pub fn layout(
     Ok(files)
 }
 
+/// The file in Dolos' zip that is no student's.
+const GIVEN: &str = "given.rs";
+
 /// A zip file as Dolos reads it: `info.csv` beside one file per student, at the top. In a folder Dolos does not see the table, and takes it for
 /// one more submission. Source: Dolos, `lib/src/lib/dataset.ts`.
-fn dolos(plan: &Plan, name: &str, students: &[(&Submission, Texts)]) -> Result<Vec<u8>> {
+fn dolos(
+    plan: &Plan,
+    name: &str,
+    given: &str,
+    students: &[(&Submission, Texts)],
+) -> Result<Vec<u8>> {
     let mut info = Writer::new(',');
-    for title in ["filename", "full_name", "id", "created_at"] {
+    for title in ["filename", "full_name", "id", "created_at", "ignored"] {
         info.verbatim(title);
     }
     info.end();
-    let mut entries = Vec::new();
+    for cell in [GIVEN, "given", "given", "", "true"] {
+        info.verbatim(cell);
+    }
+    info.end();
+    let mut entries = vec![(GIVEN.to_owned(), given.as_bytes())];
     for (submission, texts) in students {
         let Some(text) = texts.get(name) else {
             continue;
@@ -94,6 +106,7 @@ fn dolos(plan: &Plan, name: &str, students: &[(&Submission, Texts)]) -> Result<V
             .verbatim(&code)
             .verbatim(&code)
             .verbatim(&moment.map_or(String::new(), |moment| moment.to_string()))
+            .verbatim("false")
             .end();
         entries.push((file, text.as_bytes()));
     }
@@ -181,7 +194,6 @@ mod tests {
     #[test]
     fn dolos_has_a_zip_per_exercise_file_with_its_table() {
         let files = files();
-        assert!(files.contains_key("dolos/halves-given.rs"));
         let mut archive =
             zip::ZipArchive::new(Cursor::new(&files["dolos/halves.zip"])).expect("a zip file");
         let names: Vec<String> = archive
@@ -195,10 +207,26 @@ mod tests {
             .read_to_string(&mut info)
             .expect("text");
         let table = Table::parse(&info).expect("a table");
-        assert_eq!(table.rows[0], ["filename", "full_name", "id", "created_at"]);
+        assert_eq!(
+            table.rows[0],
+            ["filename", "full_name", "id", "created_at", "ignored"]
+        );
+        // What was given out, and nobody's else, is told to be left out of account.
+        let ignored = table.rows.iter().filter(|row| row[4] == "true");
+        assert_eq!(
+            ignored.map(|row| row[0].as_str()).collect::<Vec<_>>(),
+            ["given.rs"]
+        );
+        let mut given = String::new();
+        archive
+            .by_name("given.rs")
+            .expect("there")
+            .read_to_string(&mut given)
+            .expect("text");
+        assert_eq!(given, "todo!()");
         for row in &table.rows[1..] {
             assert!(names.contains(&row[0]), "{row:?}");
         }
-        assert_eq!(names.len(), 4);
+        assert_eq!(names.len(), 5);
     }
 }
