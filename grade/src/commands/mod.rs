@@ -57,7 +57,7 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
         }
         Command::SelfAttack => self_attack::run(&context),
         Command::Plagiarism(wishes) => {
-            report::cli::plagiarism(arguments.workspace.as_deref(), wishes, context.json)
+            report::cli::lay_out(arguments.workspace.as_deref(), wishes, context.json)
         }
         Command::GradescopeZip(wishes) => {
             report::cli::gradescope_zip(arguments.workspace.as_deref(), wishes, context.json)

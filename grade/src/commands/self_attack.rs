@@ -312,7 +312,8 @@ impl Battlefield {
 /// Processes of the cells' users, or that are called as what runs in a cell.
 ///
 /// The catalogue leaves a `sleep` or a `setsid` behind where it can. Somebody else may run these meanwhile, so they count only
-/// under our own name, and for root, whose cells have users of their own, not at all.
+/// under our own name, and for root, whose cells have users of their own, not at all. Somebody else may grade, too: their cells' programs are
+/// still on the disk, while ours went with the folder they were compiled in.
 fn strangers() -> BTreeMap<u32, String> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -329,6 +330,15 @@ fn strangers() -> BTreeMap<u32, String> {
         else {
             continue;
         };
+        // What has ended has no program any more.
+        let program = fs::read_link(entry.path().join("exe"));
+        let is_gone =
+            matches!(&program, Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+        let is_of_others =
+            program.is_ok_and(|path| path.starts_with(std::env::temp_dir()) && path.exists());
+        if is_gone || is_of_others {
+            continue;
+        }
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         let name = name.trim().to_owned();
         let user = fs::metadata(entry.path()).map_or(0, |data| data.uid());
