@@ -212,4 +212,41 @@ mod tests {
                 .any(|name| name.starts_with("course/target/") || name.starts_with("course/.git/"))
         );
     }
+
+    #[test]
+    fn an_instructors_own_checks_are_packed_and_named_to_both_scripts() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = Workspace::find(Some(&root)).expect("the course");
+        let own = root.join("grade/own-checks");
+        let settings = Settings {
+            isolation: Isolation::Reduced,
+            hidden: Hidden::Hidden,
+            own_checks: Some(&own),
+        };
+        let bytes = zip(&workspace, "15", settings).expect("a zip file");
+        let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).expect("a zip file");
+        let mut read = |name: &str| {
+            let mut text = String::new();
+            let mut file = archive.by_name(name).expect(name);
+            file.read_to_string(&mut text).expect("text");
+            text
+        };
+        let packed = read("own-checks/mod.rs");
+        assert_eq!(
+            packed,
+            std::fs::read_to_string(own.join("mod.rs")).expect("reads")
+        );
+        assert!(read("run_autograder").contains("--hidden \"$autograder/source/own-checks\""));
+        assert!(read("setup.sh").contains("--hidden \"$autograder/source/own-checks\""));
+
+        let none = tempfile::TempDir::new().expect("a folder");
+        let settings = Settings {
+            own_checks: Some(none.path()),
+            ..settings
+        };
+        let error = zip(&workspace, "15", settings)
+            .expect_err("no checks")
+            .to_string();
+        assert!(error.contains("has no mod.rs"), "{error}");
+    }
 }

@@ -1,4 +1,8 @@
-//! `tito grade report`, `answers`: which files are written where.
+//! `tito grade report`, and below it `answers`, `plagiarism` and `gradescope-zip`: which files are written where.
+
+mod copies;
+mod packed;
+mod sheets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,20 +12,23 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tito::failure::{Failure, Outcome};
 use tito::lock::cannot_write;
-use tito::markers::Marked;
 use tito::snapshot::write_atomically;
 use tito::ui::{self, CODE, FAINT, OPEN, paint};
 use tito::workspace::Workspace;
 
-use super::answers::{self, Marks, Rubric};
+use super::answers::{Marks, Rubric};
 use super::book::Book;
 use super::feedback::Feedback;
 use super::gradescope::Hidden;
 use super::late::Policy;
 use super::stats::Statistics;
-use super::{autograder, canvas, github, gradescope, junit, pages, plagiarism, tables};
-use crate::model::{Isolation, Origin, Plan, Submission};
+use super::{canvas, github, gradescope, junit, pages, tables};
+use crate::model::Plan;
 use crate::results::Results;
+
+pub use copies::{CopyWishes, lay_out};
+pub use packed::{ZipWishes, gradescope_zip};
+pub use sheets::{AnswerWishes, answer_sheets};
 
 /// What is wanted of a folder of results.
 #[derive(Args, Debug)]
@@ -325,189 +332,6 @@ fn rubric(workspace: Option<&Path>, named: Option<&Path>, plan: &Plan) -> Result
             )
         }
     }
-}
-
-/// How the written answers shall be laid out.
-#[derive(Args, Debug)]
-pub struct AnswerWishes {
-    /// The folder that `run --out` wrote.
-    pub results: PathBuf,
-    /// Where the sheets and the table go; without it, `answers` in the folder of results.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Codes instead of names, and no name in an answer.
-    #[arg(long)]
-    pub blind: bool,
-    /// The gradebook you exported from Canvas, whose downloads do not say names as they are written.
-    #[arg(long, value_name = "FILE", requires = "blind")]
-    pub gradebook: Option<PathBuf>,
-    /// What the written answers are worth; without it, rubric.toml of the module's exam.
-    #[arg(long, value_name = "FILE")]
-    pub rubric: Option<PathBuf>,
-}
-
-/// Writes a sheet per question and the table to be filled in. Marks that are in the table already stay.
-///
-/// # Errors
-///
-/// As for [`report`].
-pub fn answer_sheets(
-    workspace: Option<&Path>,
-    wishes: &AnswerWishes,
-    json: bool,
-) -> Result<Outcome> {
-    let results = Results::new(&wishes.results);
-    let plan = plan(&results)?;
-    let rubric = rubric(workspace, wishes.rubric.as_deref(), &plan)?;
-    let place = wishes
-        .out
-        .clone()
-        .unwrap_or_else(|| results.folder().join("answers"));
-    let book = Book::load(&results, None, None)?;
-    let mut known: Vec<Submission> = book.rows.iter().map(|row| row.submission.clone()).collect();
-    if let Some(path) = &wishes.gradebook {
-        let shown = path.display();
-        let exported = std::fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
-        let names = canvas::names(&exported)?;
-        for submission in &mut known {
-            let number = submission.student_number.as_deref().unwrap_or_default();
-            let is_canvas = submission.origin == Origin::Canvas;
-            if let (true, Some(name)) = (is_canvas, names.get(number)) {
-                submission.name.clone_from(name);
-            }
-        }
-    }
-    let submissions: Vec<&Submission> = known.iter().collect();
-    let table = place.join("marks.csv");
-    let earlier = table
-        .is_file()
-        .then(|| Marks::load(&table, rubric.clone(), &plan))
-        .transpose()?;
-    let mut files = Written::new();
-    for question in &rubric.questions {
-        let sheet = answers::sheet(&plan, &submissions, question, wishes.blind);
-        files.insert(
-            format!("question-{}.md", question.number).into(),
-            sheet.into_bytes(),
-        );
-    }
-    let text = answers::table(&plan, &submissions, &rubric, wishes.blind, earlier.as_ref())?;
-    files.insert("marks.csv".into(), text.into_bytes());
-    write(&place, &files)?;
-    if json {
-        ui::print_json(&json!({
-            "out": place.display().to_string(),
-            "questions": rubric.questions.len(),
-            "students": submissions.len(),
-            "blind": wishes.blind,
-        }));
-        return Ok(Outcome::Good);
-    }
-    ui::say(format!(
-        "{}  {} of {}; fill in the column `points` of {}",
-        paint(CODE, place.display()),
-        ui::count(rubric.questions.len(), "question"),
-        ui::count(submissions.len(), "student"),
-        paint(CODE, table.display())
-    ));
-    Ok(Outcome::Good)
-}
-
-/// Where the layout for programs that look for copies goes.
-#[derive(Args, Debug)]
-pub struct CopyWishes {
-    /// The folder that `run --out` wrote.
-    pub results: PathBuf,
-    /// Without it, `plagiarism` in the folder of results.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-}
-
-/// Lays the submissions out for MOSS and Dolos.
-///
-/// # Errors
-///
-/// As for [`report`], and those of reading the course's exercise files.
-pub fn plagiarism(workspace: Option<&Path>, wishes: &CopyWishes, json: bool) -> Result<Outcome> {
-    let results = Results::new(&wishes.results);
-    let plan = plan(&results)?;
-    let module = Workspace::find(workspace)?.module(&plan.module)?;
-    let mut given = plagiarism::Texts::new();
-    for twin in module.twin_files()? {
-        let marked = Marked::parse(&twin.text).map_err(|error| {
-            Failure::environment(format!("{}:{}: {}", twin.shown, error.line, error.what))
-        })?;
-        given.insert(twin.name.clone(), marked.stub());
-    }
-    let mut submissions = plan.submissions.clone();
-    let texts: Vec<_> = submissions
-        .iter_mut()
-        .map(|submission| crate::intake::take(&module, &plan.submissions_folder, submission))
-        .collect();
-    let students: Vec<_> = submissions.iter().zip(texts).collect();
-    let files: Written = plagiarism::layout(&plan, &given, &students)?
-        .into_iter()
-        .map(|(path, content)| (PathBuf::from(path), content))
-        .collect();
-    let place = wishes
-        .out
-        .clone()
-        .unwrap_or_else(|| results.folder().join("plagiarism"));
-    write(&place, &files)?;
-    tell(&place, files.len(), json);
-    Ok(Outcome::Good)
-}
-
-/// How the autograder shall be.
-#[derive(Args, Debug)]
-pub struct ZipWishes {
-    /// Number, name or both: 15, quantization, 15_quantization.
-    #[arg(long)]
-    pub module: String,
-    /// The zip file.
-    #[arg(long, value_name = "FILE", default_value = "autograder.zip")]
-    pub out: PathBuf,
-    /// When students may see how hidden checks ended.
-    #[arg(long, value_enum, default_value = "hidden")]
-    pub hidden_checks: Hidden,
-    /// Your own hidden checks: a folder shaped like the exam's `hidden`.
-    #[arg(long, value_name = "DIR")]
-    pub hidden: Option<PathBuf>,
-    /// Let the autograder refuse to grade where a wall is missing.
-    #[arg(long)]
-    pub require_full_isolation: bool,
-}
-
-/// Packs the autograder that Gradescope wants to be uploaded.
-///
-/// # Errors
-///
-/// Those of reading the course and of writing the file.
-pub fn gradescope_zip(workspace: Option<&Path>, wishes: &ZipWishes, json: bool) -> Result<Outcome> {
-    let workspace = Workspace::find(workspace)?;
-    let own = wishes
-        .hidden
-        .as_ref()
-        .map(std::path::absolute)
-        .transpose()?;
-    let settings = autograder::Settings {
-        isolation: if wishes.require_full_isolation {
-            Isolation::Full
-        } else {
-            Isolation::Reduced
-        },
-        hidden: wishes.hidden_checks,
-        own_checks: own.as_deref(),
-    };
-    let bytes = autograder::zip(&workspace, &wishes.module, settings)?;
-    let written = Written::from([(PathBuf::new(), bytes)]);
-    write(&wishes.out, &written)?;
-    tell(&wishes.out, 1, json);
-    if !json {
-        ui::note("it holds the reference and the hidden checks: for Gradescope's upload form only");
-    }
-    Ok(Outcome::Good)
 }
 
 fn tell(place: &Path, files: usize, json: bool) {
