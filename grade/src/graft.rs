@@ -11,6 +11,9 @@ use crate::intake::Taken;
 use crate::model::{CompileError, Finding, Replaced};
 use crate::policy::{Part, calls_kernels, look};
 
+/// What is said of a file with other text than the course's around the holes.
+pub const CHANGED_OUTSIDE: &str = "was changed outside the markers";
+
 /// The course's stubs: file to text.
 pub type Stubs = BTreeMap<String, String>;
 
@@ -98,7 +101,7 @@ fn one(file: &str, stub: &str, text: &str, rules: Rules<'_>, graft: &mut Graft) 
         graft.is_changed_outside = true;
         let line = first_difference(&own.outside(), &theirs.outside());
         graft.reasons.push(format!(
-            "{file} was changed outside the markers{line}; it was graded with the course's own text there"
+            "{file} {CHANGED_OUTSIDE}{line}; it was graded with the course's own text there"
         ));
     }
     for hole in own.holes() {

@@ -5,6 +5,7 @@ use tito::failure::Failure;
 
 use super::answers::Marks;
 use super::late::{Lateness, Policy};
+use crate::graft::CHANGED_OUTSIDE;
 use crate::model::{
     CheckInfo, CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult,
 };
@@ -142,6 +143,24 @@ fn checks(graded: &[Option<SubmissionResult>]) -> Vec<CheckInfo> {
         .collect()
 }
 
+/// What somebody should look at, as its places.
+fn suspicions(result: &SubmissionResult) -> Vec<String> {
+    let found = result.findings.iter().filter(|one| one.needs_human);
+    let found = found.map(|one| format!("`{}` in {}:{}", one.word, one.file, one.line));
+    let refused = result
+        .submission
+        .refused
+        .iter()
+        .filter(|one| one.suspicious);
+    let refused = refused.map(|one| format!("{}: {}", one.path, one.why));
+    // The graft says it in a sentence of its own.
+    let changed = result
+        .reasons
+        .iter()
+        .filter(|one| one.contains(CHANGED_OUTSIDE));
+    found.chain(refused).chain(changed.cloned()).collect()
+}
+
 fn row(
     submission: Submission,
     result: Option<SubmissionResult>,
@@ -169,8 +188,13 @@ fn row(
         }
         Some(Status::Refused | Status::Graded) => {}
     }
-    if result.as_ref().is_some_and(|result| result.needs_human) {
-        open.push("somebody should look at it before the grade is published".to_owned());
+    if let Some(result) = result.as_ref().filter(|result| result.needs_human) {
+        let look = "somebody should look at it before the grade is published";
+        open.push(match suspicions(result).as_slice() {
+            [] => look.to_owned(),
+            [only] => format!("{look}: {only}"),
+            [first, others @ ..] => format!("{look}: {first}; and {} more", others.len()),
+        });
     }
     if lateness.is_unknown {
         open.push("it is not known when it was handed in".to_owned());
@@ -274,6 +298,7 @@ pub fn shares(result: &SubmissionResult) -> Vec<Share<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Finding;
     use crate::report::sample;
 
     #[test]
@@ -336,6 +361,30 @@ mod tests {
         let book = Book::new(plan, results, Some(&policy), None).expect("a book");
         // One and a half days late: two days begun, 20 % of 105.
         assert_eq!(book.rows[0].total, Some(84.0));
+    }
+
+    /// It said that somebody should look, and not at what.
+    #[test]
+    fn what_somebody_should_look_at_is_named() {
+        let (plan, mut results) = sample::class();
+        let mut first = results[0].take().expect("a result");
+        first.needs_human = true;
+        first.reasons.push(format!("x.rs {CHANGED_OUTSIDE}"));
+        first.findings = vec![Finding {
+            file: "x.rs".into(),
+            line: 7,
+            column: 1,
+            word: "kernels".into(),
+            message: String::new(),
+            needs_human: true,
+        }];
+        results[0] = Some(first);
+        let book = Book::new(plan, results, None, None).expect("a book");
+        let open = book.rows[0].open.concat();
+        assert!(
+            open.ends_with("published: `kernels` in x.rs:7; and 1 more"),
+            "{open}"
+        );
     }
 
     #[test]

@@ -27,21 +27,40 @@ pub fn html(raw: &str) -> String {
     text
 }
 
-/// For a line of Markdown: nothing in it is a heading, a link, an image, HTML, code or a table cell.
+/// For a line of Markdown: nothing in it is a heading, a list, a link, an image, HTML, code or a table cell. What means nothing where it stands is left as
+/// it is, so that the file can be read without a viewer too.
 pub fn markdown(raw: &str) -> String {
-    let mut text = String::with_capacity(raw.len());
-    for letter in line(raw).chars() {
+    let line = line(raw);
+    let mut text = String::with_capacity(line.len());
+    for (at, letter) in line.char_indices() {
+        let (before, after) = (&line[..at], &line[at + letter.len_utf8()..]);
+        let is_number = || {
+            let ends = after.is_empty() || after.starts_with(' ');
+            ends && !before.is_empty() && before.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        // CommonMark, section 2.4: a backslash before punctuation makes it literal.
+        let is_active = match letter {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' | '@' => true,
+            // A list, a rule, the line under a heading.
+            '+' | '-' | '=' => before.is_empty(),
+            // A numbered list; an address that some viewers make a link of.
+            '.' => is_number() || before.to_ascii_lowercase().ends_with("www"),
+            ')' => is_number(),
+            // The second half of a link.
+            '(' => before.ends_with(']'),
+            ':' => after.starts_with("//"),
+            _ => false,
+        };
         match letter {
             '&' => text += "&amp;",
             '<' => text += "&lt;",
             '>' => text += "&gt;",
-            // CommonMark, section 2.4: a backslash before any of these makes it literal.
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '-' | '.'
-            | '!' | '|' | '~' | ':' | '@' => {
-                text.push('\\');
+            letter => {
+                if is_active {
+                    text.push('\\');
+                }
                 text.push(letter);
             }
-            letter => text.push(letter),
         }
     }
     text
@@ -97,8 +116,22 @@ mod tests {
     fn markdown_is_shown_as_it_was_typed() {
         assert_eq!(
             markdown("![x](http://a)\n# b"),
-            "\\!\\[x\\]\\(http\\://a\\) \\# b"
+            "!\\[x\\]\\(http\\://a) \\# b"
         );
+        for (raw, shown) in [
+            ("- a", "\\- a"),
+            ("=", "\\="),
+            ("1. a", "1\\. a"),
+            ("12) a", "12\\) a"),
+            ("WWW.a.example", "WWW\\.a.example"),
+            // These mean nothing where they stand.
+            (
+                "15.3/ties-to-even: 58.33 of 100 (bonus)!",
+                "15.3/ties-to-even: 58.33 of 100 (bonus)!",
+            ),
+        ] {
+            assert_eq!(markdown(raw), shown);
+        }
         assert_eq!(markdown("a|b `c` <i>"), "a\\|b \\`c\\` &lt;i&gt;");
     }
 

@@ -146,9 +146,11 @@ impl Feedback {
                 .into_iter()
                 .flat_map(|result| result.replaced.iter().map(names)),
         );
-        let missing = row.submission.missing.iter();
+        // Where nothing could be taken, that was said already.
+        let is_refused = result.is_some_and(|result| result.status == Status::Refused);
+        let missing = row.submission.missing.iter().filter(|_| !is_refused);
         notes.extend(missing.map(|file| format!("{file} was not handed in.")));
-        let refused = row.submission.refused.iter();
+        let refused = row.submission.refused.iter().filter(|_| !is_refused);
         notes.extend(
             refused.map(|refused| format!("{} was not taken: {}", refused.path, refused.why)),
         );

@@ -30,9 +30,9 @@ pub fn markdown(feedback: &Feedback) -> String {
             points(exercise.of),
             if exercise.bonus { " (bonus)" } else { "" }
         );
-        for check in &exercise.checks {
+        for (check, is_first) in first_named(&exercise.checks) {
             let _ = writeln!(text, "- {}", safe(&headline(check)));
-            for line in details(check) {
+            for line in details(check, is_first) {
                 let _ = writeln!(text, "  - {}", safe(&line));
             }
         }
@@ -44,7 +44,7 @@ pub fn markdown(feedback: &Feedback) -> String {
         }
     }
     if !feedback.noticed.is_empty() {
-        text += "\n## Noticed\n\nNo points are lost by these, but somebody may ask.\n\n";
+        text += "\n## Noticed\n\nSomebody may ask about these places. What cost points is said above.\n\n";
         for place in &feedback.noticed {
             let _ = writeln!(text, "- {}", safe(place));
         }
@@ -89,8 +89,9 @@ pub fn html(feedback: &Feedback) -> String {
             points(exercise.of),
             if exercise.bonus { " (bonus)" } else { "" }
         );
-        for check in &exercise.checks {
-            let lines: Vec<String> = details(check).iter().map(|line| safe(line)).collect();
+        for (check, is_first) in first_named(&exercise.checks) {
+            let lines = details(check, is_first);
+            let lines: Vec<String> = lines.iter().map(|line| safe(line)).collect();
             let _ = writeln!(
                 body,
                 "<tr class=\"{}\"><th scope=\"row\">{}</th><td>{}</td></tr>",
@@ -107,7 +108,7 @@ pub fn html(feedback: &Feedback) -> String {
         list(&mut body, &answers);
     }
     if !feedback.noticed.is_empty() {
-        body += "<h2>Noticed</h2>\n<p>No points are lost by these, but somebody may ask.</p>\n";
+        body += "<h2>Noticed</h2>\n<p>Somebody may ask about these places. What cost points is said above.</p>\n";
         list(&mut body, &feedback.noticed);
     }
     if let Some(hash) = &feedback.submission {
@@ -165,7 +166,16 @@ fn headline(check: &Check) -> String {
     )
 }
 
-fn details(check: &Check) -> Vec<String> {
+/// The checks of an exercise, each with whether it is the first to name its mistake.
+fn first_named(checks: &[Check]) -> impl Iterator<Item = (&Check, bool)> {
+    let title = |check: &Check| Some(check.misconception.as_ref()?.title.clone());
+    checks.iter().enumerate().map(move |(at, check)| {
+        let earlier = checks[..at].iter().any(|one| title(one) == title(check));
+        (check, !earlier)
+    })
+}
+
+fn details(check: &Check, explains: bool) -> Vec<String> {
     if check.passed {
         return Vec::new();
     }
@@ -173,10 +183,14 @@ fn details(check: &Check) -> Vec<String> {
     lines.extend(check.what.as_ref().map(|what| format!("tried: {what}")));
     lines.extend(check.message.clone());
     if let Some(mistake) = &check.misconception {
-        lines.push(format!(
-            "this is the answer of: {}. {}",
-            mistake.title, mistake.explanation
-        ));
+        lines.push(if explains {
+            format!(
+                "this is the answer of: {}. {}",
+                mistake.title, mistake.explanation
+            )
+        } else {
+            format!("this is the answer of: {}, as above", mistake.title)
+        });
     }
     lines.push(format!("why it matters: {}", check.why));
     lines.push(format!("look at: {}", check.item));
@@ -210,6 +224,7 @@ fn answered(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Misconception;
     use crate::report::sample;
 
     fn all() -> Vec<Feedback> {
@@ -289,6 +304,28 @@ mod tests {
         assert_eq!(headings.len(), 6, "{headings:?}");
     }
 
+    /// An explanation of three lines stood below every check of an exercise.
+    #[test]
+    fn a_mistake_is_explained_once_in_an_exercise_and_named_at_every_check() {
+        let mut feedback = all().swap_remove(1);
+        feedback.exercises.truncate(1);
+        let exercise = &mut feedback.exercises[0];
+        let failed = exercise
+            .checks
+            .iter()
+            .find(|check| check.misconception.is_some());
+        let mut failed = failed.expect("one").clone();
+        failed.misconception = Some(Misconception {
+            title: "truncation".into(),
+            explanation: "It drifts away.".into(),
+        });
+        exercise.checks = vec![failed.clone(), failed];
+        for text in [markdown(&feedback), html(&feedback)] {
+            let count = |what: &str| text.matches(what).count();
+            assert_eq!((count("truncation"), count("It drifts")), (2, 1), "{text}");
+        }
+    }
+
     #[test]
     fn the_grade_and_its_reasons_are_there() {
         let feedback = all();
@@ -296,7 +333,7 @@ mod tests {
         assert!(text.contains("105 of 100 points"), "{text}");
         let text = markdown(&feedback[1]);
         // 60 · 3/4 + 40 · 1/3
-        assert!(text.contains("58\\.33 of 100 points"), "{text}");
+        assert!(text.contains("58.33 of 100 points"), "{text}");
         assert!(text.contains("truncation &lt;b&gt;"), "{text}");
         let text = markdown(&feedback[3]);
         assert!(text.contains("The archive is not a zip file"), "{text}");
