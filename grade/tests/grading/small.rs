@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use tinytorch_exam::Visibility;
 use tito_grade::model::{Layer, Origin, Outcome, Status};
 
 use crate::class::{Body, Class, checks, failed, json};
@@ -42,11 +43,27 @@ fn write_class(class: &Class) {
         }
     }
     zip.finish().unwrap();
+    // The same unpacked, and with a mistake that everybody knows.
+    let mistakes = class.mistakes();
+    let mut known = mistakes.iter();
+    let mistake = known.find(|one| one.slug == "truncation").unwrap();
+    let files = class.files("ann", |tag| match tag == mistake.hole {
+        true => Body::Text(mistake.body.clone()),
+        false => Body::Solved,
+    });
+    for (number, (file, text)) in files.into_iter().enumerate() {
+        let name = format!(
+            "roeann_1002_{}_{}",
+            80 + number,
+            file.replace(".rs", "-1.rs")
+        );
+        fs::write(class.submissions().join(name), text).unwrap();
+    }
     fs::create_dir(class.submissions().join("nothing")).unwrap();
 }
 
 #[test]
-#[ignore = "compiles the course's libraries and six submissions, a minute or more; .ci/run asks for it"]
+#[ignore = "compiles the course's libraries and seven submissions, a minute or more; .ci/run asks for it"]
 fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
     let class = Class::new();
     write_class(&class);
@@ -76,7 +93,7 @@ fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
         }
         before = now;
     }
-    assert!(before.len() < 6, "it was killed too late to show anything");
+    assert!(before.len() < 7, "it was killed too late to show anything");
 
     // It goes on with the same seed, without being told, and keeps what is there.
     let summary = class.run(&[]);
@@ -86,7 +103,7 @@ fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
         before.len(),
         "{summary}"
     );
-    assert_eq!(summary["submissions"], 6);
+    assert_eq!(summary["submissions"], 7);
     assert_eq!(summary["faults"], 0, "{summary}");
 
     let perfect = class.result("perfect");
@@ -179,7 +196,70 @@ fn every_kind_of_submission_gets_its_grade_and_a_killed_run_goes_on() {
     assert_eq!((nothing.status, nothing.points), (Status::Refused, 0.0));
     assert!(!nothing.reasons.is_empty());
 
+    a_known_mistake_is_named(&class);
     regrade(&class);
+}
+
+/// From loose files of a Canvas download to the pages that the student reads: the mistake is named, also where a hidden check found it; what
+/// was asked and expected there is not.
+fn a_known_mistake_is_named(class: &Class) {
+    let result = class.result("roeann_1002");
+    assert_eq!(result.submission.origin, Origin::Canvas);
+    assert_eq!(result.submission.missing, [] as [String; 0]);
+    let title = "truncation instead of rounding";
+    let named: Vec<_> = checks(&result)
+        .filter(|check| {
+            let mistake = check.misconception.as_ref();
+            mistake.is_some_and(|mistake| mistake.title == title)
+        })
+        .collect();
+    let hidden: Vec<_> = named
+        .iter()
+        .filter(|check| check.visibility == Visibility::Hidden)
+        .collect();
+    assert!(!hidden.is_empty() && hidden.len() < named.len());
+
+    let results = class.results().folder().display().to_string();
+    let arguments = ["report", &results, "--format", "feedback"];
+    let output = class.grader(&arguments).output().unwrap();
+    assert_ne!(output.status.code(), Some(2), "{output:?}");
+    let folder = class.results().folder().join("feedback/roeann_1002");
+    let page = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    for name in ["feedback.md", "feedback.html"] {
+        assert_eq!(page(name).matches(title).count(), named.len(), "{name}");
+    }
+    let told: serde_json::Value = serde_json::from_str(&page("feedback.json")).unwrap();
+    let exercises = told["exercises"].as_array().unwrap();
+    let told: Vec<&serde_json::Value> = exercises
+        .iter()
+        .flat_map(|exercise| exercise["checks"].as_array().unwrap())
+        .collect();
+    for check in &hidden {
+        let own = told.iter().find(|one| one["id"] == check.id.as_str());
+        let own = own.unwrap();
+        assert_eq!(own["misconception"]["title"], title);
+        assert_eq!(
+            (&own["hidden"], &own["what"]),
+            (&true.into(), &serde_json::Value::Null)
+        );
+        assert_eq!(own["message"], "the values are wrong");
+        // Staff can look it up; of the case's note and of what was expected there is nothing in what the student gets.
+        assert!(check.difference.is_some() && check.case.is_some());
+        let keys: Vec<&String> = own.as_object().unwrap().keys().collect();
+        let known = [
+            "hidden",
+            "id",
+            "item",
+            "message",
+            "misconception",
+            "of",
+            "passed",
+            "points",
+            "what",
+            "why",
+        ];
+        assert_eq!(keys, known);
+    }
 }
 
 /// Nothing changed: nothing is compiled, nothing is asked. One file changed: one submission is graded, and the difference is explained.
@@ -187,7 +267,7 @@ fn regrade(class: &Class) {
     let again = class.run(&[]);
     assert_eq!(
         (again["kept"].as_u64(), again["graded"].as_u64()),
-        (Some(6), Some(0))
+        (Some(7), Some(0))
     );
 
     let old = class.results().path("perfect").with_extension("old");
@@ -202,7 +282,7 @@ fn regrade(class: &Class) {
     let changed = class.run(&[]);
     assert_eq!(
         (changed["kept"].as_u64(), changed["graded"].as_u64()),
-        (Some(5), Some(1))
+        (Some(6), Some(1))
     );
     assert!(class.result("perfect").points < 100.0);
 
