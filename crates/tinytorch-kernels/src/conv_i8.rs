@@ -111,6 +111,34 @@ pub struct Images {
     pub width: usize,
 }
 
+impl Images {
+    /// Checks what is pooled and the result, `[batch, out height, out width, channels]`.
+    #[track_caller]
+    pub(crate) fn check_pooling<T>(
+        self,
+        channels: usize,
+        (name, input): (&str, &[T]),
+        [out_height, out_width]: [usize; 2],
+        out: &[T],
+    ) {
+        let Self {
+            batch,
+            height,
+            width,
+        } = self;
+        assert_eq!(
+            Some(input.len()),
+            elements([batch, height, width, channels]),
+            "{name} must be [{batch}, {height}, {width}, {channels}]"
+        );
+        assert_eq!(
+            Some(out.len()),
+            elements([batch, out_height, out_width, channels]),
+            "out must be [{batch}, {out_height}, {out_width}, {channels}]"
+        );
+    }
+}
+
 /// The weights of a convolution, packed once.
 #[derive(Clone, Debug)]
 pub struct PackedConv2d {
@@ -160,7 +188,7 @@ impl PackedConv2d {
         );
         let one_to_one = shape.in_channels == shape.groups && out == shape.groups;
         let weights = if one_to_one && shape.groups > 1 {
-            Weights::Depthwise(Depthwise::new(out, taps, weights))
+            Weights::Depthwise(Depthwise::new(kernel, out, taps, weights))
         } else if let Some(inputs) = runs::inputs(&shape) {
             let weights = runs::round_up(&shape, weights);
             Weights::Runs(PackedWeights::with_kernel(kernel, out, inputs, &weights))
@@ -238,18 +266,13 @@ impl PackedConv2d {
         ending.check(self.shape.out_channels, self.max_bias());
         let patches = Patches::new(self.shape, images, input, zero_point);
         self.each_group(&patches, out, |group, activations, out| {
-            let multipliers = &ending.multipliers[group.outputs()];
-            let bias = if ending.bias.is_empty() {
-                &[]
-            } else {
-                &ending.bias[group.outputs()]
-            };
-            let ending = Ending::Codes {
+            let ending_of_group = Ending::Codes {
                 out,
-                multipliers,
+                multipliers: &ending.multipliers[group.outputs()],
                 codes: ending.codes(),
             };
-            group.run(activations, zero_point, bias, ending);
+            let bias = group.part(ending.bias);
+            group.run(activations, zero_point, bias, ending_of_group);
         });
     }
 
@@ -330,21 +353,12 @@ impl PackedConv2d {
         ending.check(self.shape.out_channels);
         let patches = Patches::new(self.shape, images, input, zero_point);
         self.each_group(&patches, out, |group, activations, out| {
-            let scales = &ending.scales[group.outputs()];
-            let bias = if ending.bias.is_empty() {
-                &[]
-            } else {
-                &ending.bias[group.outputs()]
+            let scale = Scale {
+                scales: &ending.scales[group.outputs()],
+                bias: group.part(ending.bias),
+                relu: ending.relu,
             };
-            let ending = Ending::Reals {
-                out,
-                scale: Scale {
-                    scales,
-                    bias,
-                    relu: ending.relu,
-                },
-            };
-            group.run(activations, zero_point, &[], ending);
+            group.run(activations, zero_point, &[], Ending::Reals { out, scale });
         });
     }
 
@@ -403,6 +417,15 @@ impl Group<'_> {
             Group::Runs(weights) => 0..weights.n(),
             Group::Product { first, weights } => *first..first + weights.n(),
             Group::Depthwise(weights) => 0..weights.channels(),
+        }
+    }
+
+    /// What belongs to them of a bias, which may be empty.
+    fn part<'b, T>(&self, bias: &'b [T]) -> &'b [T] {
+        if bias.is_empty() {
+            bias
+        } else {
+            &bias[self.outputs()]
         }
     }
 

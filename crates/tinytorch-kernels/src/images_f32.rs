@@ -83,24 +83,11 @@ pub fn max_pool2d_f32(
     input: &[f32],
     out: &mut [f32],
 ) {
-    let Images {
-        batch,
-        height,
-        width,
-    } = images;
+    let Images { height, width, .. } = images;
     let Some([out_height, out_width]) = window.output_size([height, width]) else {
         panic!("{window:?} does not fit images of [{height}, {width}]")
     };
-    assert_eq!(
-        Some(input.len()),
-        elements([batch, height, width, channels]),
-        "input must be [{batch}, {height}, {width}, {channels}]"
-    );
-    assert_eq!(
-        Some(out.len()),
-        elements([batch, out_height, out_width, channels]),
-        "out must be [{batch}, {out_height}, {out_width}, {channels}]"
-    );
+    images.check_pooling(channels, ("input", input), [out_height, out_width], out);
     if out.is_empty() {
         return;
     }

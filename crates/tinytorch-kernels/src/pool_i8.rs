@@ -2,7 +2,6 @@
 
 use crate::conv_i8::Images;
 use crate::cpu::{Vectors, vectorized};
-use crate::elements;
 
 /// Which windows are pooled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,8 @@ impl Pool2dShape {
         }
     }
 
-    /// Height and width of the result, `None` if a window does not fit the padded image.
+    /// Height and width of the result, `None` if a window does not fit the padded image, or that has no rows or columns of its own:
+    /// nothing would be the largest.
     ///
     /// # Panics
     ///
@@ -40,6 +40,7 @@ impl Pool2dShape {
                 "{self:?} pools nothing"
             );
             let padded = size.checked_add(padding.checked_mul(2)?)?;
+            (size > 0).then_some(())?;
             (padded.checked_sub(kernel)? / self.stride[axis]).checked_add(1)
         };
         Some([along(height, 0)?, along(width, 1)?])
@@ -69,18 +70,9 @@ pub fn max_pool_i8(
         height,
         width,
     } = images;
-    assert_eq!(
-        Some(codes.len()),
-        elements([batch, height, width, channels]),
-        "codes must be [{batch}, {height}, {width}, {channels}]"
-    );
     // A result without rows has no windows, whatever the image.
     let [out_height, out_width] = shape.output_size([height, width]).unwrap_or([0, 0]);
-    assert_eq!(
-        Some(out.len()),
-        elements([batch, out_height, out_width, channels]),
-        "out must be [{batch}, {out_height}, {out_width}, {channels}]"
-    );
+    images.check_pooling(channels, ("codes", codes), [out_height, out_width], out);
     if out.is_empty() {
         return;
     }
@@ -234,6 +226,19 @@ mod tests {
     #[test]
     fn an_image_smaller_than_the_window_gives_nothing() {
         max_pool_i8(&[1, 2], images(1, 1, 2), 1, Pool2dShape::square(2), &mut []);
+    }
+
+    #[test]
+    fn an_image_without_rows_or_columns_gives_nothing() {
+        // Its windows lie in the padding, and had the code −128: the largest of none.
+        let shape = Pool2dShape {
+            padding: [1, 1],
+            ..Pool2dShape::square(2)
+        };
+        for (height, width) in [(0, 3), (3, 0), (0, 0)] {
+            assert_eq!(shape.output_size([height, width]), None);
+            max_pool_i8(&[], images(2, height, width), 3, shape, &mut []);
+        }
     }
 
     #[test]

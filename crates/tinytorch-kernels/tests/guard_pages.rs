@@ -6,12 +6,13 @@
     reason = "pages are mapped and protected by the operating system"
 )]
 
+use tinytorch_kernels::histogram::{BINS, count_magnitudes};
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
     PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, Pool2dShape,
-    PoolWindow, Quantize, Requantize, Scale, StaticLinear, Threads, dequantize_i8_f32, gemm_bf16,
-    gemm_f32, gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32, min_max, quantize_f32_i8,
-    quantize_f32_u8, transpose_f32,
+    PoolWindow, Quantize, Requantize, Scale, StaticLinear, Threads, dequantize_i8_f32,
+    dequantize_u8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32,
+    min_max, quantize_f32_i8, quantize_f32_u8, transpose_f32,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -157,7 +158,8 @@ fn convolutions_stay_inside_their_slices() {
     };
     for side in SIDES {
         for &kernel in kernels() {
-            for (channels, groups) in [(1, 1), (3, 1), (8, 8), (6, 2)] {
+            for (channels, groups) in [(1, 1), (3, 1), (8, 8), (6, 2), (15, 15), (64, 64), (65, 65)]
+            {
                 let shape = Conv2dShape {
                     in_channels: channels,
                     out_channels: channels * 3 / if groups == channels { 3 } else { 1 },
@@ -193,7 +195,8 @@ fn convolutions_stay_inside_their_slices() {
 #[test]
 fn elementwise_loops_stay_inside_their_slices() {
     for side in SIDES {
-        for len in [1, 15, 17, 127, 129, 1023] {
+        // The last is written past the caches, and counted in tables.
+        for len in [1, 15, 17, 127, 129, 1023, (4 << 20) + 7] {
             let reals: Vec<f32> = (0..len).map(|i| i as f32 * 0.1 - 7.0).collect();
             let reals = Guarded::new(&reals, side);
             let mut out = Guarded::new(&vec![0; len], side);
@@ -215,6 +218,10 @@ fn elementwise_loops_stay_inside_their_slices() {
             let mut back = Guarded::new(&vec![0.0; len], side);
             dequantize_i8_f32(out.slice(), 0.1, 3, back.slice_mut());
             assert!(min_max(back.slice()).is_ok());
+            dequantize_u8_f32(unsigned.slice(), 0.1, 3, back.slice_mut());
+            let mut counts = Guarded::new(&vec![0; 2 * BINS], side);
+            count_magnitudes(reals.slice(), 146, counts.slice_mut());
+            assert!(counts.slice().iter().sum::<u64>() <= len as u64);
         }
     }
 }

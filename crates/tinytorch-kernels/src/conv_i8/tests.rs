@@ -225,10 +225,18 @@ fn a_stride_beyond_the_image_gives_one_place() {
 #[test]
 fn depthwise_agrees_over_channels_strides_and_padding() {
     let random = &mut Random::new(13);
-    for channels in [2, 16, 33] {
-        for (stride, padding) in [([1, 1], [1, 1]), ([2, 3], [0, 2])] {
+    // At and beside whole vectors of channels; 2, 5, 9 and 16 taps fill groups of two and of four or not.
+    for channels in [2, 15, 16, 33, 63, 64, 65, 129] {
+        for (kernel, stride, padding) in [
+            ([3, 3], [1, 1], [1, 1]),
+            ([3, 3], [2, 3], [0, 2]),
+            ([1, 2], [1, 1], [0, 1]),
+            ([5, 1], [2, 1], [3, 0]),
+            ([4, 4], [1, 1], [2, 2]),
+        ] {
             let shape = Conv2dShape {
                 groups: channels,
+                kernel,
                 stride,
                 padding,
                 ..square(channels, channels, 3)
@@ -242,6 +250,24 @@ fn depthwise_agrees_over_channels_strides_and_padding() {
                 },
                 random,
             );
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_of_a_depthwise_window_are_exact() {
+    let shape = Conv2dShape {
+        groups: 70,
+        ..square(70, 70, 3)
+    };
+    for (code, zero_point, weight) in [(-128, 127, -128), (127, -128, -128), (127, -128, 127)] {
+        let (input, weights) = (vec![code; 9 * 70], vec![weight; 9 * 70]);
+        let expected = 9 * (i32::from(code) - zero_point) * i32::from(weight);
+        for &kernel in kernels() {
+            let packed = PackedConv2d::with_kernel(kernel, shape, &weights);
+            let mut out = vec![0; 70];
+            packed.product(images(1, 3, 3), &input, zero_point, &mut out);
+            assert_eq!(out, [expected; 70], "{}", kernel.name());
         }
     }
 }

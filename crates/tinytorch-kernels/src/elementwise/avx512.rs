@@ -20,6 +20,8 @@ use crate::gemm_i8::ending::Codes;
 
 /// Units from a tie within which the definition decides.
 const MARGIN: i16 = 4;
+/// Lanes with ties up to which each of their values is divided by itself.
+const FEW: u32 = 2;
 /// Values whose codes are one vector.
 const CODES: usize = 64;
 /// Values that are looked at together for ties: fewer comparisons and jumps.
@@ -106,13 +108,40 @@ fn quantize_avx512<const BOUNDED: bool>(
             // SAFETY: a reference to 64 bytes.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
         }
-        if (!precise || _mm512_mask_cmplt_epu16_mask(LOWER, least, near) != 0)
-            && !by_definition(values, scale, codes, flip, out)
-        {
+        let ties = _mm512_mask_cmplt_epu16_mask(LOWER, least, near);
+        let finite = if !precise || ties.count_ones() > FEW {
+            by_definition(values, scale, codes, flip, out)
+        } else {
+            lanes_by_definition(ties, values, scale, codes, flip, out)
+        };
+        if !finite {
             return false;
         }
     }
     by_definition(tail, scale, codes, flip, out_tail)
+}
+
+/// The quotient's codes of those values that are in a lane of `ties`, which has two bits for each. Whether those are finite.
+#[inline(always)]
+fn lanes_by_definition(
+    mut ties: u32,
+    values: &[f32; STEP],
+    scale: f32,
+    codes: Codes,
+    flip: u8,
+    out: &mut [u8; STEP],
+) -> bool {
+    while ties != 0 {
+        let lane = ties.trailing_zeros() as usize / 2;
+        for index in (lane..STEP).step_by(16) {
+            if !values[index].is_finite() {
+                return false;
+            }
+            out[index] = codes.code(values[index] / scale).cast_unsigned() ^ flip;
+        }
+        ties &= ties - 1;
+    }
+    true
 }
 
 /// The quotient's codes. Whether all values are finite.

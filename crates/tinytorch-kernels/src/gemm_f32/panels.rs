@@ -44,9 +44,13 @@ unsafe impl<'a> Left<'a> for Rows<'a> {
         self.k
     }
 
-    /// Checked: a stride that is wrong for a single row is multiplied by 0, any other leaves the slice.
+    /// Checked: a stride that is wrong for a single row is multiplied by 0, any other leaves the slice. Rows without elements may
+    /// have any stride.
     #[inline(always)]
     fn row(&self, row: usize) -> &'a [f32] {
+        if self.k == 0 {
+            return &[];
+        }
         &self.data[row * self.stride..][..self.k]
     }
 

@@ -186,3 +186,35 @@ fn what_does_not_fit_is_refused() {
         PackedF32::new(2, 3, MatrixRef::row_major(&[0.0; 5], 3));
     });
 }
+
+#[test]
+fn without_an_inner_dimension_any_stride_gives_the_bias() {
+    // Rows of no elements were looked for in the empty slice, five elements apart.
+    let empty = MatrixRef {
+        data: &[],
+        row_stride: 5,
+        column_stride: 1,
+    };
+    let packed = PackedF32::new(0, 4, empty);
+    for m in [1, 2, 40] {
+        let finish = Finish {
+            bias: &[1.0, 2.0, 3.0, 4.0],
+            ..Finish::NOTHING
+        };
+        let mut out = vec![f32::NAN; 4 * m];
+        let result = MatrixMut::row_major(&mut out, 4);
+        packed.product(m, empty, finish, result, Threads::One);
+        assert!(out.chunks(4).all(|row| row == [1.0, 2.0, 3.0, 4.0]));
+        out.fill(f32::NAN);
+        let transposed = MatrixRef {
+            row_stride: 1,
+            column_stride: 7,
+            ..empty
+        };
+        let result = MatrixMut::row_major(&mut out, 4);
+        let dims = crate::Dims { m, n: 4, k: 0 };
+        let overwrite = Accumulate::Overwrite;
+        crate::gemm_f32(dims, empty, transposed, result, overwrite, Threads::One);
+        assert_eq!(out, vec![0.0; 4 * m]);
+    }
+}
