@@ -13,6 +13,7 @@ mod few_rows;
 pub(crate) mod lines;
 pub mod packed;
 pub(crate) mod panels;
+pub(crate) mod pieces;
 #[cfg(test)]
 mod tests;
 

@@ -15,13 +15,13 @@ pub mod scalar;
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::OnceLock;
-
-use rayon::prelude::*;
 
 use crate::cpu::Vectors;
 use crate::elements;
 use crate::gemm_f32::Threads;
+use crate::gemm_f32::pieces::{self, Narrow, OfColumns, Piece};
 use crate::gemm_i8::block::BlockMut;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
@@ -32,8 +32,10 @@ const COLUMNS: usize = 64;
 const CODES: usize = 8;
 /// Largest number of rows for which a word is read once.
 const ROWS: usize = 3;
-/// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
-const PARALLEL_THRESHOLD: usize = 1 << 21;
+/// Rows from which codes are made real once for all of them, unless groups are so short that what is done once for each counts.
+const MANY_ROWS: usize = 12;
+/// Codes of a group from which that pays.
+const LONG_GROUP: usize = 16;
 
 /// One word of each column of a panel: four vectors, four cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -295,28 +297,9 @@ impl PackedInt4 {
             return;
         }
         let out = BlockMut::new(out, m, 0, n, n);
-        let large = m.saturating_mul(n).saturating_mul(self.k) >= PARALLEL_THRESHOLD;
-        let parts = match threads {
-            Threads::Auto if large => rayon::current_num_threads().min(n.div_ceil(COLUMNS)),
-            Threads::Auto | Threads::One => 1,
-        };
-        if parts == 1 {
-            self.run_panels(0, a, bias, out);
-            return;
-        }
-        let panels = n.div_ceil(COLUMNS);
-        let mut tasks = Vec::with_capacity(parts);
-        let (mut first, mut rest) = (0, out);
-        for part in 1..parts {
-            let next = part * panels / parts;
-            let (block, after) = rest.split_columns((next - first) * COLUMNS);
-            tasks.push((first, block));
-            (first, rest) = (next, after);
-        }
-        tasks.push((first, rest));
-        tasks
-            .into_par_iter()
-            .for_each(|(first, block)| self.run_panels(first, a, bias, block));
+        pieces::divide(threads, self.k, out, |first, out| {
+            self.run_panels(first, a, bias, out);
+        });
     }
 
     /// Computes the columns of `out`, which begin at panel `first`.
@@ -329,6 +312,10 @@ impl PackedInt4 {
     ) {
         thread_local! {
             static BUFFERS: RefCell<Buffers> = RefCell::default();
+        }
+        if let (Activations::Real(a), Some(vectors)) = (a, self.by_pieces(out.rows())) {
+            let bias = bias.get(first * COLUMNS..).unwrap_or_default();
+            return pieces::product(vectors, a, self, first, bias, out);
         }
         // Taken, not borrowed: should rayon run another product on this thread meanwhile, that makes its own.
         let mut buffers = BUFFERS.take();
@@ -383,6 +370,40 @@ impl PackedInt4 {
             }
         }
         BUFFERS.set(buffers);
+    }
+}
+
+impl PackedInt4 {
+    /// The vectors with which so many rows are multiplied by codes that are made real once, if they are.
+    fn by_pieces(&self, rows: usize) -> Option<Vectors> {
+        let vectors = match self.kernel {
+            Kernel::Portable(vectors) => vectors,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512(_) => Vectors::chosen(),
+        };
+        let pays = rows >= MANY_ROWS && self.group >= LONG_GROUP;
+        (pays && pieces::fuse(vectors)).then_some(vectors)
+    }
+}
+
+impl Narrow for PackedInt4 {
+    fn k(&self) -> usize {
+        self.k
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = (0..self.k).step_by(self.group);
+        starts.map(|start| start..self.k.min(start + self.group))
+    }
+
+    fn scales_of(&self, panel: usize, piece: &Range<usize>) -> &OfColumns {
+        &self.scales[panel * self.k.div_ceil(self.group) + piece.start / self.group].0
+    }
+
+    fn write(&self, vectors: Vectors, panel: usize, piece: &Range<usize>, into: &mut Piece<'_>) {
+        let words = piece.start / CODES..piece.end.div_ceil(CODES);
+        let words = &self.words[panel * self.k.div_ceil(CODES)..][words];
+        portable::write(vectors, words, into);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod dynamic;
 pub mod elementwise;
 pub mod gemm_bf16;
 pub mod gemm_f32;
+pub mod gemm_f32_i8;
 pub mod gemm_i4;
 pub mod gemm_i8;
 pub mod histogram;
@@ -32,6 +33,7 @@ pub use gemm_bf16::{
 };
 pub use gemm_f32::packed::{Finish, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
+pub use gemm_f32_i8::PackedInt8;
 pub use gemm_i4::PackedInt4;
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, StaticLinear, best, kernels};
 pub use images_f32::{PoolWindow, max_pool2d_f32, transpose_f32};

@@ -11,7 +11,7 @@ use crate::finite::check_finite;
 use crate::folded::Operation;
 use crate::framework::Tensor;
 use crate::layer::check_weight;
-use crate::packed::PackedTensor;
+use crate::packed::{CodeType, PackedTensor};
 use crate::parameters::Parameters;
 use crate::precision::Precision;
 use crate::qtensor::QTensor;
@@ -313,4 +313,16 @@ pub(crate) fn int4_group(weight: &PackedTensor) -> Option<usize> {
         Parameters::PerTensor(_) => return None,
     };
     (fits && group.is_multiple_of(8) && (8..=4096).contains(&group)).then_some(group)
+}
+
+/// The size of the groups with which the product of 8-bit weights can read these, if it can: what has one scale for all of a row is one
+/// group.
+pub(crate) fn int8_group(weight: &PackedTensor) -> Option<usize> {
+    let &[_, k] = weight.shape() else {
+        return None;
+    };
+    (weight.code_type() == CodeType::I8).then(|| match weight.parameters() {
+        Parameters::PerGroup { size, .. } => size,
+        Parameters::PerTensor(_) | Parameters::PerChannel { .. } => k.max(1),
+    })
 }

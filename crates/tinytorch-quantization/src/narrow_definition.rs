@@ -12,17 +12,21 @@ use crate::framework::nn::indices;
 use crate::framework::{Conv2dOptions, Tensor};
 use crate::gemm::gemm_i8;
 use crate::kernels::gemm_bf16::scalar::gemm_bf16_scalar;
+use crate::kernels::gemm_f32_i8::scalar::dot_f32_i8;
 use crate::kernels::gemm_i4::scalar::dot_f32_i4;
 use crate::kernels::{
     Accumulate, Bf16Elements, MatrixBf16, MatrixMut, MatrixRef, Threads, gemm_f32,
 };
-use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group, int8_group};
 use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
 use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
 use crate::quantize::quantize;
 use crate::scheme::{CodeRange, Dims, QParams, ValueRange};
+
+/// The product of a row with the codes of an output, whose scales are those of groups of one size.
+type Dot = fn(&[f32], &[i8], usize, &[f32]) -> f32;
 
 /// Weights that are made real at once: 256 KiB of them.
 const REAL_WEIGHTS: usize = 1 << 16;
@@ -40,8 +44,9 @@ impl QNarrow {
     /// ```text
     /// dynamic       s, z = parameters of the range of a row (an image), widened to hold 0      q = quantize(x, s, z)
     ///               y[j] = (Σₚ (q[p] − z) · w[j, p]) · (s · scales[j]) + bias[j]               the sum is exact
-    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear, up to 4 bits: group by group, see `gemm_i4`; otherwise
-    ///                                                        with weights made real, in the order of `gemm_f32`
+    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear: scale by scale, see `gemm_i4` and `gemm_f32_i8`; groups of up to
+    ///                                                        4 bits that fill no word, and convolutions, with weights made real,
+    ///                                                        in the order of `gemm_f32`
     /// bf16          y = bf16(x) · weightᵀ + bias             sums in the order of `gemm_bf16`; in a convolution over the inputs
     ///                                                        of a window channel by channel, row by row, zeros outside of the image
     /// ```
@@ -91,21 +96,26 @@ impl QNarrow {
                     }
                 }
             }
-            NarrowWeight::Codes(packed) => match int4_group(packed) {
-                Some(group) => {
-                    let codes = packed.unpack()?;
-                    let scales = packed.scales();
-                    let groups = scales.len() / n;
-                    for (x, y) in x.chunks(k).zip(y.chunks_mut(n)) {
-                        for (j, y) in y.iter_mut().enumerate() {
-                            let row = &codes.as_slice()[j * k..][..k];
-                            let scales = &scales[j * groups..][..groups];
-                            *y = dot_f32_i4(x, row, group, scales) + self.bias[j];
-                        }
+            NarrowWeight::Codes(packed) => {
+                let (group, dot): (usize, Dot) = match (int4_group(packed), int8_group(packed)) {
+                    (Some(group), _) => (group, dot_f32_i4),
+                    (_, Some(group)) => (group, dot_f32_i8),
+                    (None, None) => {
+                        self.real_linear(m, x, packed, &mut y);
+                        return Ok(y);
+                    }
+                };
+                let codes = packed.unpack()?;
+                let scales = codes.row_scales();
+                let groups = scales.len() / n;
+                for (x, y) in x.chunks(k).zip(y.chunks_mut(n)) {
+                    for (j, y) in y.iter_mut().enumerate() {
+                        let row = &codes.as_slice()[j * k..][..k];
+                        let scales = &scales[j * groups..][..groups];
+                        *y = dot(x, row, group, scales) + self.bias[j];
                     }
                 }
-                None => self.real_linear(m, x, packed, &mut y),
-            },
+            }
             NarrowWeight::Bf16 { values, .. } => {
                 let x = MatrixBf16::from(MatrixRef::row_major(x, k));
                 let weight = MatrixBf16 {

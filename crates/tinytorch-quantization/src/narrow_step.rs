@@ -1,6 +1,9 @@
 //! Narrow layers as they run: weights packed for the kernels, which take over what the definition holds. Ranges at run time are those of N20.
 
+use std::borrow::Cow;
+
 use half::bf16;
+use ndarray::{ArcArray, IxDyn};
 
 use crate::error::{Error, Result};
 use crate::folded::Operation;
@@ -10,10 +13,10 @@ use crate::half_storage::rounded;
 use crate::kernels::gemm_i8::chosen;
 use crate::kernels::{
     self, Accumulate, Conv2dShape, Dims, DynamicLinear, Images, InputError, InputRange, MatrixBf16,
-    MatrixMut, MatrixRef, PackedBf16, PackedInt4, PackedWeights, Quantize, Scale, Threads,
-    gemm_bf16, quantize_f32_i8,
+    MatrixMut, MatrixRef, PackedBf16, PackedInt4, PackedInt8, PackedWeights, Quantize, Scale,
+    Threads, gemm_bf16, quantize_f32_i8,
 };
-use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group};
+use crate::narrow::{NarrowOperation, NarrowWeight, QNarrow, int4_group, int8_group};
 use crate::narrow_definition::{add_bias, range_of, rows};
 use crate::packed::PackedTensor;
 use crate::parameters::Parameters;
@@ -48,6 +51,7 @@ enum Form {
         meaning: Meaning,
     },
     Int4(PackedInt4, Meaning),
+    Int8(PackedInt8, Meaning),
     /// No kernel reads these: they are made real a part at a time, or looked up, as the definition does.
     Definition(Box<QNarrow>),
     /// A linear layer in bf16.
@@ -114,6 +118,18 @@ impl NarrowStep {
                 Form::Int4(
                     PackedInt4::new(n, k, group, codes.as_slice(), packed.scales()),
                     Meaning::of(&packed.parameters(), packed.range()),
+                )
+            }
+            (NarrowWeight::Codes(packed), NarrowOperation::Product(Operation::Linear))
+                if int8_group(packed).is_some() =>
+            {
+                let group = int8_group(packed).unwrap_or(1);
+                let (n, k) = (packed.shape()[0], packed.shape()[1]);
+                let codes = packed.unpack()?;
+                let scales = codes.row_scales();
+                Form::Int8(
+                    PackedInt8::new(n, k, group, codes.as_slice(), &scales),
+                    Meaning::of(codes.parameters(), packed.range()),
                 )
             }
             (NarrowWeight::Bf16 { values, shape }, NarrowOperation::Product(Operation::Linear)) => {
@@ -186,6 +202,11 @@ impl NarrowStep {
                 let tensor = meaning.tensor(packed.unpack(), &shape, &packed.scales())?;
                 NarrowWeight::Codes(PackedTensor::pack(&tensor)?)
             }
+            Form::Int8(packed, meaning) => {
+                let shape = [packed.n(), packed.k()];
+                let tensor = meaning.tensor(packed.unpack(), &shape, &packed.scales())?;
+                NarrowWeight::Codes(PackedTensor::pack(&tensor)?)
+            }
             Form::Definition(layer) => return Ok((**layer).clone()),
             Form::Bf16Linear(packed) => NarrowWeight::Bf16 {
                 values: packed.unpack(),
@@ -212,6 +233,7 @@ impl NarrowStep {
                 packed.bytes() + size_of_val::<[f32]>(scales)
             }
             Form::Int4(packed, _) => packed.bytes(),
+            Form::Int8(packed, _) => packed.bytes(),
             Form::Definition(layer) => return layer.memory_bytes(),
             Form::Bf16Linear(packed) => packed.bytes(),
             Form::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
@@ -226,7 +248,7 @@ impl NarrowStep {
             (Form::Definition(layer), _) => layer.kind(),
             (Form::DynamicLinear(..), _) => "dynamic_linear",
             (Form::DynamicConv { .. }, _) => "dynamic_conv2d",
-            (Form::Int4(..), _) => "weight_only_linear",
+            (Form::Int4(..) | Form::Int8(..), _) => "weight_only_linear",
             (Form::Bf16Linear(_), _)
             | (Form::Bf16 { .. }, NarrowOperation::Product(Operation::Linear)) => "bf16_linear",
             (Form::Bf16 { .. }, _) => "bf16_conv2d",
@@ -241,9 +263,9 @@ impl NarrowStep {
                 let (n, k) = (layer.weights().n(), layer.weights().k());
                 let (m, shape) = rows(x, [n, k])?;
                 let mut y = vec![0.0; m * n];
-                let values = x.to_vec();
+                let values = x.array();
                 layer
-                    .forward(m, &values, InputRange::PerRow, self.relu, &mut y)
+                    .forward(m, &dense(&values), InputRange::PerRow, self.relu, &mut y)
                     .map_err(input_error)?;
                 return Ok(Tensor::new(y, &shape)?);
             }
@@ -253,14 +275,23 @@ impl NarrowStep {
             Form::Int4(packed, _) => {
                 let (m, shape) = rows(x, [packed.n(), packed.k()])?;
                 let mut y = vec![0.0; m * packed.n()];
-                packed.product_f32(m, &x.to_vec(), &self.bias, &mut y, Threads::Auto);
+                let values = x.array();
+                packed.product_f32(m, &dense(&values), &self.bias, &mut y, Threads::Auto);
+                Tensor::new(y, &shape)?
+            }
+            Form::Int8(packed, _) => {
+                let (m, shape) = rows(x, [packed.n(), packed.k()])?;
+                let mut y = vec![0.0; m * packed.n()];
+                let values = x.array();
+                packed.product(m, &dense(&values), &self.bias, &mut y, Threads::Auto);
                 Tensor::new(y, &shape)?
             }
             Form::Bf16Linear(packed) => {
                 let (n, k) = (packed.n(), packed.k());
                 let (m, shape) = rows(x, [n, k])?;
                 let mut y = vec![0.0; m * n];
-                let x = x.to_vec();
+                let values = x.array();
+                let x = dense(&values);
                 packed.product(
                     m,
                     MatrixBf16::from(MatrixRef::row_major(&x, k)),
@@ -364,6 +395,14 @@ impl NarrowStep {
             }
         }
         Ok(Tensor::new(y, &[batch, outputs, height, width])?)
+    }
+}
+
+/// The values in row-major order: where they lie, or copied.
+fn dense(values: &ArcArray<f32, IxDyn>) -> Cow<'_, [f32]> {
+    match values.as_slice() {
+        Some(values) => Cow::Borrowed(values),
+        None => Cow::Owned(values.iter().copied().collect()),
     }
 }
 

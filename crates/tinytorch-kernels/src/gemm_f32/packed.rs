@@ -25,7 +25,7 @@ use crate::gemm_i8::block::BlockMut;
 use crate::team;
 
 /// Products that take less than this stay on the caller's thread: dividing one costs about a microsecond.
-const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
+pub(super) const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
 
 /// What a product takes one thread, at least, at 58 multiply-adds and 90 bytes of `b` in a nanosecond.
 fn nanoseconds(m: usize, n: usize, k: usize) -> u64 {

@@ -1,7 +1,8 @@
 //! The kernel for any CPU: loops over 32 columns that compilers vectorize.
 
-use super::{CODES, COLUMNS, Panel, ROWS};
+use super::{CODES, COLUMNS, Panel, ROWS, Words};
 use crate::cpu::vectorized;
+use crate::gemm_f32::pieces::Piece;
 
 /// Columns whose sums are in registers: 4 vectors of 256 bits.
 const LANES: usize = 32;
@@ -68,6 +69,22 @@ vectorized! {
                     totals.for_each(|((total, sum), &scale)| {
                         *total = (sum as f32).mul_add(scale, *total);
                     });
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// The codes of each column as real numbers, as many as there are places.
+    pub(super) fn write(words: &[Words], into: &mut Piece<'_>) {
+        for line in 0..into.count() {
+            let mut places = into.lines(line);
+            for words in words {
+                for p in 0..CODES {
+                    let Some(reals) = places.next() else { break };
+                    *reals = words.0[line]
+                        .map(|word| ((word >> (4 * p) & 0xf).cast_signed() - 8) as f32);
                 }
             }
         }

@@ -77,7 +77,7 @@ fn worked_example() {
 #[test]
 fn every_kernel_agrees_at_the_edges() {
     let random = &mut Random::new(31);
-    for m in [1, 2, 3, 4, 7] {
+    for m in [1, 2, 3, 4, 7, 12, 13, 65] {
         for (n, k, group) in [(1, 1, 8), (16, 31, 32), (64, 64, 32), (65, 129, 64)] {
             assert_kernels_agree(m, n, k, group, random);
         }
@@ -90,7 +90,10 @@ fn every_kernel_agrees_at_the_edges() {
 #[test]
 fn products_divided_among_threads_agree() {
     let random = &mut Random::new(32);
-    pool(3).install(|| assert_kernels_agree(5, 700, 640, 32, random));
+    pool(3).install(|| {
+        assert_kernels_agree(5, 700, 640, 32, random);
+        assert_kernels_agree(20, 400, 160, 32, random);
+    });
 }
 
 #[test]
