@@ -6,7 +6,7 @@
 //! well, back off when something overflowed.
 //!
 //! Source: Micikevicius et al. 2018, "Mixed Precision Training", section 3.2; the schedule is that of PyTorch's
-//! `GradScaler`.
+//! `GradScaler`, but for the lower bound of 1, which PyTorch does not have.
 
 /// The scale of the loss, and when it changes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -312,15 +312,35 @@ fn a_hook_may_scale_the_loss_and_unscale_the_gradients() -> Result<()> {
 
 #[test]
 fn a_skipped_step_changes_no_weight_and_is_counted() -> Result<()> {
-    let model = mlp(1);
-    let before = bits(&model);
-    let mut trainer = quiet(&model, 1e-2).hook(Scaling {
-        skip: 1,
-        ..Scaling::default()
-    });
-    assert_eq!(trainer.fit(&few_digits(), None, 1)?[0].skipped_steps, 4);
-    assert_eq!(bits(&model), before);
+    // The second has a batch norm, whose running moments went on.
+    for model in [mlp(1), cnn(1)] {
+        let before = bits(&model);
+        let mut trainer = quiet(&model, 1e-2).hook(Scaling {
+            skip: 1,
+            ..Scaling::default()
+        });
+        assert_eq!(trainer.fit(&few_digits(), None, 1)?[0].skipped_steps, 4);
+        assert_eq!(bits(&model), before);
+    }
     Ok(())
+}
+
+#[test]
+fn a_training_that_diverges_leaves_running_moments_as_they_were() {
+    // The square of 1e30 is infinite; "the model then is where the failed step found it" did not hold of its moments.
+    let inputs = Tensor::new(vec![0.0, 1.0, 2.0, 3.0], &[4, 1, 1, 1]).unwrap();
+    let targets = Targets::Values(Tensor::full(&[4, 1], 1e30));
+    let data = DataLoader::new(TensorDataset::new(&inputs, targets).unwrap(), 4).unwrap();
+    let model = Sequential::new()
+        .with(BatchNorm2d::new(1))
+        .with(Flatten)
+        .with(Linear::new(1, 1, &mut rng(1)));
+    let before = bits(&model);
+    let sgd = Sgd::new(model.named_parameters(), SgdConfig::default());
+    let mut trainer = Trainer::new(&model, sgd, MeanSquaredError).progress(Progress::Silent);
+    let error = trainer.fit(&data, None, 1).unwrap_err();
+    assert!(matches!(error, Error::Train(TrainError::Diverged { .. })));
+    assert_eq!(bits(&model), before);
 }
 
 #[test]

@@ -50,7 +50,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::framework::nn::Layer;
-use crate::framework::train::{Proceed, StepHook};
+use crate::framework::train::{Proceed, StepHook, TrainError};
 use crate::framework::{self, Tensor};
 use crate::loss_scaling::LossScaler;
 
@@ -170,19 +170,38 @@ impl StepHook for HalfWeights {
 /// Dynamic loss scaling as a part of every training step: give it to `Trainer::hook`.
 ///
 /// The loss is multiplied before the backward pass, the gradients are divided before they are clipped, and a step whose
-/// gradients are not all finite is skipped and counted ([`EpochRecord::skipped_steps`]).
+/// gradients are not all finite is skipped and counted ([`EpochRecord::skipped_steps`]): the trainer leaves weights and buffers,
+/// such as the running moments of a batch norm, as they were.
 ///
-/// A step whose loss itself is not finite is skipped too, and lowers the scale: one batch may well hold a value too large for f16.
-/// A smaller scale does not help forwards, though. So once it is 1 and the loss still is not finite, the training ends as
-/// diverged instead of skipping forever.
+/// | what is not finite | scale above 1 | scale 1 |
+/// |---|---|---|
+/// | the loss | skipped, the scale falls | the training ends: `TrainError::Diverged` |
+/// | a gradient | skipped, the scale falls | skipped; [`LossScaling::PATIENCE`] times in a row, the training ends: `TrainError::GradientsOverflow` |
+///
+/// A smaller scale does not help forwards, hence the first line. The second differs from PyTorch's `GradScaler`, whose scale
+/// has no lower bound: below 1 it makes gradients that are too large for f16 fit, at the price of the small ones, and that
+/// training goes on. Here the scale ends at 1 ([`LossScaler::update`]), and a training that cannot step says so. What helps is
+/// bf16, or a smaller loss. PyTorch also leaves what such a step did to running moments.
 ///
 /// [`EpochRecord::skipped_steps`]: crate::framework::train::EpochRecord::skipped_steps
 #[derive(Clone, Debug, Default)]
 pub struct LossScaling {
-    scaler: Arc<Mutex<LossScaler>>,
+    state: Arc<Mutex<State>>,
+}
+
+/// What clones of a [`LossScaling`] share.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    scaler: LossScaler,
+    /// Steps in a row whose gradients overflowed at scale 1.
+    hopeless: u32,
 }
 
 impl LossScaling {
+    /// How many steps in a row may overflow with a scale of 1 before the training ends. One batch, or a few, may hold what
+    /// is too large for the format while the others do not.
+    pub const PATIENCE: u32 = 8;
+
     /// Scales with `scaler`. Clones share it, so a clone kept back shows what has become of it.
     ///
     /// # Errors
@@ -224,25 +243,28 @@ impl LossScaling {
             growth_interval as f32,
         )?;
         Ok(Self {
-            scaler: Arc::new(Mutex::new(scaler)),
+            state: Arc::new(Mutex::new(State {
+                scaler,
+                hopeless: 0,
+            })),
         })
     }
 
     /// The scaler as it is now.
     #[must_use]
     pub fn scaler(&self) -> LossScaler {
-        *self.lock()
+        self.lock().scaler
     }
 
-    /// A scaler is a few numbers, each valid by itself: one whose holder panicked can be used.
-    fn lock(&self) -> MutexGuard<'_, LossScaler> {
-        self.scaler.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A few numbers, each valid by itself: what a holder that panicked left can be used.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl StepHook for LossScaling {
     fn check_loss(&mut self, _loss: f32) -> framework::Result<Proceed> {
-        let mut scaler = self.lock();
+        let scaler = &mut self.lock().scaler;
         if scaler.scale <= 1.0 {
             return Ok(Proceed::Step);
         }
@@ -252,11 +274,12 @@ impl StepHook for LossScaling {
 
     fn change_loss(&mut self, loss: Tensor) -> framework::Result<Tensor> {
         // What a loss of 1 becomes is the factor of every loss.
-        Ok(&loss * self.lock().scale_loss(1.0))
+        Ok(&loss * self.lock().scaler.scale_loss(1.0))
     }
 
     fn check_gradients(&mut self, parameters: &[(String, Tensor)]) -> framework::Result<Proceed> {
-        let mut scaler = self.lock();
+        let mut state = self.lock();
+        let mut scaler = state.scaler;
         let mut all_finite = true;
         for (_, parameter) in parameters {
             let finite = parameter.update_grad(|mut gradient| match gradient.as_slice_mut() {
@@ -273,32 +296,51 @@ impl StepHook for LossScaling {
             });
             all_finite &= finite.unwrap_or(true);
         }
+        let steps = match !all_finite && scaler.scale <= 1.0 {
+            true => state.hopeless + 1,
+            false => 0,
+        };
         scaler.update(all_finite);
-        Ok(if all_finite {
-            Proceed::Step
-        } else {
-            Proceed::Skip
-        })
+        *state = State {
+            scaler,
+            hopeless: steps % Self::PATIENCE,
+        };
+        match all_finite {
+            true => Ok(Proceed::Step),
+            false if steps < Self::PATIENCE => Ok(Proceed::Skip),
+            false => Err(TrainError::GradientsOverflow { steps }.into()),
+        }
     }
 
     fn state(&self) -> String {
-        let scaler = self.lock();
-        format!("{} {}", scaler.scale.to_bits(), scaler.good_steps)
+        let State { scaler, hopeless } = *self.lock();
+        let (scale, good_steps) = (scaler.scale.to_bits(), scaler.good_steps);
+        format!("{scale} {good_steps} {hopeless}")
     }
 
     fn load_state(&mut self, state: &str) -> framework::Result<()> {
-        let numbers = state.split_once(' ').and_then(|(scale, steps)| {
-            let scale = f32::from_bits(scale.parse().ok()?);
-            let good = scale.is_finite() && scale >= 1.0;
-            good.then_some((scale, steps.parse().ok()?))
-        });
-        let (scale, good_steps) = numbers.ok_or_else(|| framework::Error::Argument {
+        let parsed = || {
+            let numbers = state.split(' ').map(|number| number.parse().ok());
+            match *numbers.collect::<Option<Vec<u32>>>()? {
+                // Checkpoints of before there was patience to lose have two numbers.
+                [scale, good_steps] => Some((f32::from_bits(scale), good_steps, 0)),
+                [scale, good_steps, hopeless] => {
+                    Some((f32::from_bits(scale), good_steps, hopeless))
+                }
+                _ => None,
+            }
+            .filter(|(scale, _, hopeless)| {
+                scale.is_finite() && *scale >= 1.0 && *hopeless < Self::PATIENCE
+            })
+        };
+        let (scale, good_steps, hopeless) = parsed().ok_or_else(|| framework::Error::Argument {
             operation: "loss scaling",
             reason: format!("`{state}` is not a saved state"),
         })?;
-        let mut scaler = self.lock();
-        scaler.scale = scale;
-        scaler.good_steps = good_steps;
+        let mut state = self.lock();
+        state.scaler.scale = scale;
+        state.scaler.good_steps = good_steps;
+        state.hopeless = hopeless;
         Ok(())
     }
 }
@@ -399,7 +441,9 @@ mod tests {
             .load_state(&LossScaling::new(scaler).expect("good numbers").state())
             .expect("a saved state");
         assert_eq!(other.scaler(), scaler);
-        for bad in ["", "1 2 3", "0 1", "x y"] {
+        let one = 1.0_f32.to_bits();
+        let impatient = format!("{one} 1 {}", LossScaling::PATIENCE);
+        for bad in ["", "1 2 3", "0 1", "x y", "0 1 0 0", &impatient] {
             assert!(other.load_state(bad).is_err(), "{bad}");
         }
         assert_eq!(other.scaler(), scaler);

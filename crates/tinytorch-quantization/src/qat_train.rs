@@ -92,8 +92,8 @@ pub struct QatTraining {
 /// # Errors
 ///
 /// Those of [`prepare_qat`] and of the training; [`Error::Layer`] for a layer that `model` would share as a teacher with the model
-/// that learns; [`Error::Unsupported`] for a recipe with no epochs, or with shares or rates
-/// out of their ranges.
+/// that learns; [`Error::Unsupported`] for a recipe with no epochs, with more steps than 64 bits
+/// count, or with shares or rates out of their ranges.
 pub fn train_qat(
     model: &Sequential,
     batches: &dyn BatchSource,
@@ -108,7 +108,10 @@ pub fn train_qat(
         };
         return Err(error.in_layer(shared));
     }
-    let steps = recipe.epochs * batches.batch_count() as u64;
+    let steps = recipe.epochs.checked_mul(batches.batch_count() as u64);
+    let steps = steps.ok_or(Error::Unsupported {
+        what: "a training of more steps than 64 bits count",
+    })?;
     let warmup = (steps / 20).max(1);
     let schedule = warmup_cosine(recipe.learning_rate, warmup, steps.max(warmup + 1))?;
     let optimizer = QatAdam::new(&qat, recipe.learning_rate, recipe.scale_learning_rate);

@@ -16,6 +16,16 @@ pub enum TrainError {
         /// `NaN`, `inf` or `-inf`.
         loss: String,
     },
+    /// Gradients are not finite, step after step, and no scale of the loss can change that; the weights are those before
+    /// these steps.
+    #[error(
+        "the gradients of {steps} steps in a row are not finite though the loss is no longer scaled up: they do not fit this \
+         format; train in bf16 or f32, or make the loss smaller, for example by the unit of its targets"
+    )]
+    GradientsOverflow {
+        /// How many steps in a row were skipped with a scale of 1.
+        steps: u32,
+    },
     /// There is nothing to train on or to measure.
     #[error("no batches to {0}")]
     NoBatches(&'static str),

@@ -8,7 +8,7 @@ use crate::{Result, Tensor};
 pub enum Proceed {
     /// The gradients are good: clip them and step.
     Step,
-    /// Leave the weights as they are, for example because scaled gradients overflowed.
+    /// Leave the model as the step found it, weights and buffers, for example because scaled gradients overflowed.
     Skip,
 }
 

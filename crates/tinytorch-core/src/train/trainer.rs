@@ -136,7 +136,8 @@ impl<'a> Trainer<'a> {
     ///
     /// [`TrainError`] if there are no batches, if they are not those this training began with, if the loss is
     /// not finite, or if early stopping has nothing to watch; and the errors of data, model, optimizer, hook
-    /// and checkpoint. The model then is where the failed step found it.
+    /// and checkpoint. The model then is where the failed step found it, its buffers (running moments, ranges) included;
+    /// random generators have gone on. The same holds of a step that is skipped.
     pub fn fit(
         &mut self,
         train: &dyn BatchSource,
@@ -224,7 +225,34 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn run_step(
+    fn run_step(&mut self, batch: &Batch, at: (u64, u64), tally: &mut Tally) -> Result<Proceed> {
+        let before = Before::now(self.model);
+        let judged = self.judge_step(batch, at, tally);
+        if !matches!(judged, Ok(Proceed::Step)) {
+            before.put_back()?;
+        }
+        // The optimizer shall find storage that nobody shares, so that it need not copy the weights.
+        drop(before);
+        let proceed = judged?;
+        if proceed == Proceed::Step {
+            if let Some(length) = self.clip_norm {
+                clip_grad_norm(self.optimizer.parameters(), length)?;
+            }
+            if let Some(schedule) = &self.schedule {
+                let rate = schedule.learning_rate(self.state.steps);
+                self.optimizer.set_learning_rate(rate);
+            }
+            self.optimizer.step()?;
+            self.state.steps += 1;
+        }
+        if let Some(hook) = &mut self.hook {
+            hook.after_step(self.model, proceed)?;
+        }
+        Ok(proceed)
+    }
+
+    /// Computes loss and gradients, and says whether they are worth a step.
+    fn judge_step(
         &mut self,
         batch: &Batch,
         (epoch, index): (u64, u64),
@@ -238,7 +266,6 @@ impl<'a> Trainer<'a> {
             if let Some(hook) = &mut self.hook
                 && hook.check_loss(value)? == Proceed::Skip
             {
-                hook.after_step(self.model, Proceed::Skip)?;
                 return Ok(Proceed::Skip);
             }
             let loss = value.to_string();
@@ -258,25 +285,36 @@ impl<'a> Trainer<'a> {
             loss = hook.change_loss(loss)?;
         }
         loss.backward()?;
-        let proceed = match &mut self.hook {
-            Some(hook) => hook.check_gradients(self.optimizer.parameters())?,
-            None => Proceed::Step,
-        };
-        if proceed == Proceed::Step {
-            if let Some(length) = self.clip_norm {
-                clip_grad_norm(self.optimizer.parameters(), length)?;
-            }
-            if let Some(schedule) = &self.schedule {
-                let rate = schedule.learning_rate(self.state.steps);
-                self.optimizer.set_learning_rate(rate);
-            }
-            self.optimizer.step()?;
-            self.state.steps += 1;
+        match &mut self.hook {
+            Some(hook) => hook.check_gradients(self.optimizer.parameters()),
+            None => Ok(Proceed::Step),
         }
-        if let Some(hook) = &mut self.hook {
-            hook.after_step(self.model, proceed)?;
+    }
+}
+
+/// What a model held before a step. The forward pass of a layer in training may change what it holds, as a batch norm does
+/// its running moments; a step that is not taken must not, or one batch of infinities stays in them for ever.
+struct Before(Vec<(Tensor, u64, Values)>);
+
+impl Before {
+    /// Shares the storage of all parameters and buffers until somebody writes to them.
+    fn now(model: &dyn Layer) -> Self {
+        let tensors = model.named_tensors().into_iter();
+        let held = tensors.map(|(_, tensor)| {
+            let (version, values) = (tensor.version(), tensor.array());
+            (tensor, version, values)
+        });
+        Self(held.collect())
+    }
+
+    /// Gives those that have changed their values back.
+    fn put_back(&self) -> Result<()> {
+        for (tensor, version, values) in &self.0 {
+            if tensor.version() != *version {
+                tensor.assign(&Tensor::from_array(values.clone()))?;
+            }
         }
-        Ok(proceed)
+        Ok(())
     }
 }
 

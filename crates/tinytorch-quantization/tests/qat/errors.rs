@@ -1,5 +1,6 @@
 //! What goes wrong in quantization-aware training is named as in post-training quantization: type, layer, tensor, channel, index.
 
+use tinytorch_core::data::BatchSource;
 use tinytorch_core::nn::{
     BatchNorm2d, Conv2d, Conv2dConfig, Dropout, Flatten, Gelu, Layer, Linear, Relu, Residual,
     Sequential,
@@ -132,6 +133,20 @@ fn an_error_in_training_comes_out_of_the_recipe_as_it_was() {
         matches!(&error, Error::NotFinite { place, .. } if input(place)),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_recipe_of_more_steps_than_can_be_counted_is_refused() {
+    // Epochs times batches overflowed: a panic, or, in a release build, a schedule of some other length.
+    let x = Tensor::ones(&[64, 1, 4, 4]);
+    let recipe = QatRecipe {
+        epochs: u64::MAX,
+        ..QatRecipe::new(4)
+    };
+    let data = loader(&x, &[0; 64]);
+    assert!(data.batch_count() > 1);
+    let error = train_qat(&model(18), &data, &recipe, |_| {}).expect_err("too many");
+    assert!(matches!(error, Error::Unsupported { what } if what.contains("64 bits")));
 }
 
 #[test]
