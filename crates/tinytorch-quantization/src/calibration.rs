@@ -44,7 +44,7 @@ use crate::error::{Error, Result};
 use crate::observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer};
 use crate::qparams::choose_qparams;
 use crate::scheme::{CodeRange, ValueRange};
-use crate::sketch::{Bin, Sketch};
+use crate::sketch::{Bin, MAX_BATCHES, Sketch};
 use crate::sketch_bins::OCTAVES;
 
 pub use crate::sketch_observer::{CalibrationReport, SketchObserver};
@@ -58,7 +58,8 @@ pub enum Calibration {
     /// What usually comes, with this averaging constant.
     ///
     /// The batches are taken in the order of their numbers, so the result does not depend on the order in which they came.
-    /// A sketch remembers the last 1024; what is older would weigh `(1 − c)¹⁰²⁴`, 3·10⁻⁵ for the usual 0.01.
+    /// A sketch remembers the last 1024; what is older would weigh `(1 − c)¹⁰²⁴`, 3·10⁻⁵ for the usual 0.01. If it would weigh more than
+    /// 2⁻¹⁰, and there is any, that is [`Error::ForgottenBatches`]: constants below 0.0068 are for up to 1024 batches.
     MovingAverage(f32),
     /// What this percentage of the magnitudes keeps to.
     Percentile(f64),
@@ -88,10 +89,14 @@ impl Calibration {
 /// Limits per octave that the search for the smallest error looks at first, and between two of them afterwards.
 const TRIES: i32 = 16;
 
+/// What batches that are not remembered may weigh in an average: as much as a bin of the largest magnitude is wide.
+const FORGOTTEN: f64 = 1.0 / 1024.0;
+
 impl Sketch {
     /// The range that `method` finds in what was seen, for these codes.
     ///
-    /// - Min-max and the moving average are what [`MinMaxObserver`] and [`MovingAverageMinMaxObserver`] would have found.
+    /// - Min-max is what [`MinMaxObserver`] would have found, and the moving average what [`MovingAverageMinMaxObserver`] would
+    ///   have of the batches that are remembered, the last [`MAX_BATCHES`]; an error if older ones would weigh more than 2⁻¹⁰.
     /// - The percentile limits the magnitude: at most one bin above the exact order statistic, which is at most 2⁻⁷ of it, or 2⁻¹⁰
     ///   of the largest if that is less. While there is anything but zeros the limit is not 0.
     /// - Entropy is [`trusted_entropy_range`] of [`Sketch::histogram`].
@@ -104,20 +109,24 @@ impl Sketch {
     /// # Errors
     ///
     /// [`Error::NothingObserved`], [`Error::BadAveragingConstant`], [`Error::BadPercentile`], [`Error::BadCodeRange`],
-    /// [`Error::BadRange`] if what was seen is wider than `f32::MAX`; [`Error::TooManyLevels`] for entropy with more
-    /// than 10 bits.
+    /// [`Error::BadRange`] if the range, widened to hold 0, is wider than `f32::MAX`; [`Error::ForgottenBatches`];
+    /// [`Error::TooManyLevels`] for entropy with more than 10 bits.
     pub fn range(&self, method: Calibration, codes: CodeRange) -> Result<ValueRange> {
         method.check()?;
         codes.check()?;
         let seen = self.seen.ok_or(Error::NothingObserved { tensor: None })?;
         let is_tiny = seen.max_abs() < f32::MIN_POSITIVE;
-        match method {
+        let range = match method {
             Calibration::MinMax => {
                 let mut observer = MinMaxObserver::default();
                 observer.observe(&[seen.min, seen.max])?;
                 observer.range()
             }
             Calibration::MovingAverage(constant) => {
+                let weight = (1.0 - f64::from(constant)).powi(MAX_BATCHES as i32);
+                if weight > FORGOTTEN && self.has_forgotten() {
+                    return Err(Error::ForgottenBatches { constant, weight });
+                }
                 let mut observer = MovingAverageMinMaxObserver::new(constant)?;
                 for batch in self.batches() {
                     observer.observe(&[batch.range.min, batch.range.max])?;
@@ -126,12 +135,26 @@ impl Sketch {
             }
             _ if is_tiny => Ok(seen),
             Calibration::Percentile(percentile) => {
-                let enough = percentile / 100.0 * self.samples() as f64;
-                Ok(limited(seen, self.magnitude_at(enough)))
+                let kept = kept_of(percentile, self.samples());
+                Ok(limited(seen, self.magnitude_at(kept as f64)))
             }
             Calibration::Entropy => trusted_entropy_range(&self.histogram()?, codes),
             Calibration::MeanSquaredError => self.least_error_range(seen, codes),
+        }?;
+        let ValueRange { min, max } = range;
+        if (max.max(0.0) - min.min(0.0)).is_finite() {
+            Ok(range)
+        } else {
+            Err(Error::BadRange { min, max })
         }
+    }
+
+    /// Whether there were batches whose extremes are not remembered.
+    fn has_forgotten(&self) -> bool {
+        let batches = self.batches();
+        let remembered = batches.iter().map(|batch| batch.samples);
+        let remembered = remembered.fold(0_u64, u64::saturating_add);
+        batches.len() == MAX_BATCHES && remembered < self.samples()
     }
 
     /// The share of the values that lie beyond `range`, widened to hold zero as every range is before codes are chosen (N6): exact
@@ -223,6 +246,21 @@ impl Sketch {
     }
 }
 
+/// The fewest of so many values that are a percentile of them: `100 · kept ≥ percentile · total`, compared as the observer does.
+/// `percentile / 100 · total` would be rounded: 99.9 of 1000 values are 999, and not the next whole number above 999.0000000000001.
+pub(crate) fn kept_of(percentile: f64, total: u64) -> u64 {
+    let wanted = percentile * total as f64;
+    let enough = |kept: u64| 100.0 * kept as f64 >= wanted;
+    let mut kept = (wanted / 100.0).ceil() as u64;
+    while kept > 0 && enough(kept - 1) {
+        kept -= 1;
+    }
+    while kept < total && !enough(kept) {
+        kept += 1;
+    }
+    kept.clamp(1, total.max(1))
+}
+
 /// What was seen, cut to magnitudes up to `limit`. If all of it lies beyond, on one side of 0, the limit remains.
 fn limited(seen: ValueRange, limit: f32) -> ValueRange {
     let [min, max] = [seen.min, seen.max].map(|end| end.clamp(-limit, limit));
@@ -258,6 +296,75 @@ fn squared_error(bins: &[Bin], range: ValueRange, codes: CodeRange) -> Result<f6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 99.9 / 100 · 1000 is 999.0000000000001: the one value too many that this kept was the outlier.
+    #[test]
+    fn a_percentile_cuts_all_values_that_it_may_cut() {
+        for hundreds in [10, 20, 50, 100, 200, 1000_usize] {
+            let mut values: Vec<f32> = (0..100 * hundreds)
+                .map(|i| (i % 997) as f32 / 997.0)
+                .collect();
+            let outliers = hundreds / 10;
+            values[..outliers].fill(100.0);
+            let mut sketch = Sketch::new();
+            sketch.observe(&values).expect("finite");
+            let range = sketch.range(Calibration::Percentile(99.9), CodeRange::INT8);
+            assert!(range.expect("values came").max < 1.001, "{hundreds}");
+        }
+        assert_eq!(kept_of(99.9, 1000), 999);
+        assert_eq!(kept_of(55.0, 100), 55);
+        assert_eq!(kept_of(7.0, 100), 7);
+        assert_eq!(
+            (kept_of(100.0, 3), kept_of(1e-9, 3), kept_of(50.0, 3)),
+            (3, 1, 2)
+        );
+    }
+
+    /// The average of 3000 batches was taken over the last 1024 without a word, 15 % beside the one that was asked for.
+    #[test]
+    fn an_average_that_would_need_forgotten_batches_is_refused() {
+        let mut sketch = Sketch::new();
+        let average = |sketch: &Sketch, constant| {
+            sketch.range(Calibration::MovingAverage(constant), CodeRange::INT8)
+        };
+        for number in 0..3000 {
+            if number == MAX_BATCHES {
+                assert!(average(&sketch, 0.001).is_ok(), "all are remembered");
+            }
+            sketch.observe(&[number as f32]).expect("finite");
+        }
+        let Err(Error::ForgottenBatches { constant, weight }) = average(&sketch, 0.001) else {
+            panic!("batches were forgotten");
+        };
+        assert_eq!(constant, 0.001);
+        assert!((weight - 0.359).abs() < 0.001, "{weight}");
+        // Older ones would weigh less than a bin is wide.
+        let mut exact = MovingAverageMinMaxObserver::new(0.01).expect("a constant");
+        for number in 0..3000 {
+            exact.observe(&[number as f32]).expect("finite");
+        }
+        let (ours, exact) = (
+            average(&sketch, 0.01).expect("good"),
+            exact.range().expect("good"),
+        );
+        assert!((ours.max - exact.max).abs() <= exact.max / 1024.0);
+    }
+
+    #[test]
+    fn a_range_that_no_scale_can_span_is_refused_by_every_method() {
+        let mut sketch = Sketch::new();
+        sketch.observe(&[-3e38, 3e38, 3e38]).expect("finite");
+        for method in [
+            Calibration::MinMax,
+            Calibration::MovingAverage(0.1),
+            Calibration::Percentile(100.0),
+            Calibration::Entropy,
+            Calibration::MeanSquaredError,
+        ] {
+            let range = sketch.range(method, CodeRange::INT8);
+            assert!(matches!(range, Err(Error::BadRange { .. })), "{method:?}");
+        }
+    }
     use crate::entropy::entropy_range;
 
     const INT8: CodeRange = CodeRange::INT8;

@@ -23,7 +23,7 @@
 
 use std::f64::consts::SQRT_2;
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, kept_of};
 use crate::chance::{Random, Tail, above, student};
 use crate::error::Result;
 use crate::scheme::{CodeRange, ValueRange};
@@ -161,7 +161,7 @@ impl Sketch {
     fn of_percentile(&self, percentile: f64) -> Option<Confidence> {
         let seen = self.seen()?;
         let count = self.samples();
-        let kept = (percentile / 100.0 * count as f64).ceil().max(1.0) as u64;
+        let kept = kept_of(percentile, count);
         // Of the values here, so many lie above the limit that other data gives.
         let (least, most) = above(count, count.saturating_sub(kept) + 1);
         let limit = |above: u64| match count.saturating_sub(above) {

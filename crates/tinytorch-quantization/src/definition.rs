@@ -38,7 +38,7 @@ impl Exact {
             Self::Real { values, written } => {
                 let written = written.ok_or(Error::NoCodes)?;
                 QTensor::quantize_with(values.array().view(), written, CodeRange::INT8)
-                    .map_err(|error| error.in_tensor(source))
+                    .map_err(|error| error.in_tensor(source).in_activation(values.shape()))
             }
         }
     }
@@ -97,11 +97,14 @@ fn layer_on(layer: &QLayer, flow: Exact, source: &str) -> Result<Exact> {
         QLayer::Embedding(layer) => layer
             .forward_definition(&real.into_real())
             .map(Exact::Codes),
-        layer => Ok(Exact::Real {
-            values: no_grad(|| layer.on_real(&real.into_real()))
-                .map_err(|error| error.in_tensor(source))?,
-            written,
-        }),
+        layer => {
+            let x = real.into_real();
+            let named = |error: Error| error.in_tensor(source).in_activation(x.shape());
+            Ok(Exact::Real {
+                values: no_grad(|| layer.on_real(&x)).map_err(named)?,
+                written,
+            })
+        }
     }
 }
 

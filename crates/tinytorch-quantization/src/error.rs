@@ -272,6 +272,16 @@ pub enum Error {
         /// What went wrong in it.
         error: Box<Error>,
     },
+    /// A moving average over more batches than a sketch remembers, with a constant so small that the others would count.
+    #[error(
+        "a moving average with the constant {constant} gives batches older than the last 1024 a weight of {weight:.2}, and they are not remembered: take 0.0068 or more, fewer batches, or another method"
+    )]
+    ForgottenBatches {
+        /// The averaging constant.
+        constant: f32,
+        /// What all forgotten batches together would weigh.
+        weight: f64,
+    },
     /// Full coverage was required, and a layer would stay in `f32`.
     #[error("layer `{name}` would stay in f32: {rule}")]
     LeftInFloat {
@@ -334,6 +344,7 @@ impl Error {
             Self::NothingObserved { tensor } => {
                 tensor.get_or_insert_with(|| name.to_owned());
             }
+            Self::BadRange { .. } | Self::ForgottenBatches { .. } => return self.in_layer(name),
             _ => {}
         }
         self

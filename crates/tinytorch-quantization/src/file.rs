@@ -63,12 +63,14 @@ pub enum FileError {
         path: PathBuf,
     },
     /// Written by another version of this library.
-    #[error("{} has version {got} of the format; this library reads versions {OLDEST} to {supported}", path.display())]
+    #[error("{} has version {got} of the format; this library reads versions {oldest} to {supported}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// The version of the file.
         got: u32,
+        /// The oldest version that can be read.
+        oldest: u32,
         /// The newest version that can be read.
         supported: u32,
     },
@@ -221,6 +223,7 @@ impl QModel {
             return Err(FileError::Version {
                 path: path.to_path_buf(),
                 got: version,
+                oldest: OLDEST,
                 supported: VERSION,
             }
             .into());

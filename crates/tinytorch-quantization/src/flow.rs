@@ -31,6 +31,14 @@ pub(crate) struct Codes {
 }
 
 impl Flow {
+    /// The length of each axis; of an image the channels come first.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Real(tensor) => tensor.shape(),
+            Self::Codes(codes) => &codes.shape,
+        }
+    }
+
     /// The real values, in the shape they have; an image has its channels first.
     pub fn into_real(self) -> Result<Tensor> {
         match self {

@@ -246,6 +246,8 @@ fn concat(layer: &QBranches, inside: State) -> Result<(Step, Layout)> {
 pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
     let mut flow = x;
     let mut source = source;
+    // The shape of what came from `source`: which channel an index belongs to.
+    let mut shape = flow.shape().to_vec();
     let mut nodes = nodes.iter().peekable();
     while let Some(Node {
         name,
@@ -255,22 +257,25 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
     {
         let before = source;
         // Flattening changes no index: what it passes on came from before it.
-        if !matches!((step, &flow), (Step::Flatten { .. }, Flow::Real(_))) {
+        let passes = matches!((step, &flow), (Step::Flatten { .. }, Flow::Real(_)));
+        if !passes {
             source = name;
         }
+        let named = |error: Error| error.in_tensor(before).in_activation(&shape);
         let flow_in = match (flow, written, step) {
             // Written where they are multiplied.
             (Flow::Real(x), Some(written), Step::Linear(layer)) => {
                 let y = Codes::of_real(&x, *written, layer).map_err(|error| match error {
-                    Error::NotFinite { .. } => error.in_tensor(before),
+                    Error::NotFinite { .. } => named(error),
                     error => error.in_layer(name),
                 });
                 flow = Flow::Codes(y?);
+                shape = flow.shape().to_vec();
                 continue;
             }
             (flow, Some(written), _) => {
                 let codes = flow.into_codes(*written);
-                Flow::Codes(codes.map_err(|error| error.in_tensor(before))?)
+                Flow::Codes(codes.map_err(named)?)
             }
             (flow, None, _) => flow,
         };
@@ -290,9 +295,13 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
         };
         flow = y.map_err(|error| match error {
             // What could not be written as codes is named by where it came from.
+            Error::NotFinite { .. } if matches!(step, Step::Narrow(_)) => named(error),
             Error::NotFinite { .. } => error,
             error => error.in_layer(name),
         })?;
+        if !passes {
+            shape = flow.shape().to_vec();
+        }
     }
     Ok(flow)
 }
@@ -315,7 +324,7 @@ fn through(step: &Step, flow: Flow, source: &str) -> Result<Flow> {
         (Step::Narrow(layer), flow) => {
             let x = flow.into_real()?;
             let y = no_grad(|| layer.forward(&x));
-            y.map(Flow::Real).map_err(|error| error.in_tensor(source))
+            y.map(Flow::Real)
         }
         (Step::Residual(step), flow) => residual_through(step, flow, source),
         (Step::Concat(step), flow) => concat_through(step, flow, source),
@@ -343,7 +352,9 @@ fn on_real(step: &Step, x: &Tensor) -> Result<Tensor> {
 fn way(nodes: &[Node], x: Flow, source: &str, end: QParams) -> Result<Codes> {
     let last = nodes.last().map_or(source, |node| &node.name);
     let y = run(nodes, x, source)?;
-    y.into_codes(end).map_err(|error| error.in_tensor(last))
+    let shape = y.shape().to_vec();
+    let named = |error: Error| error.in_tensor(last).in_activation(&shape);
+    y.into_codes(end).map_err(named)
 }
 
 fn residual_through(step: &ResidualStep, x: Flow, source: &str) -> Result<Flow> {

@@ -44,7 +44,7 @@ impl QNarrow {
     /// ```text
     /// dynamic       s, z = parameters of the range of a row (an image), widened to hold 0      q = quantize(x, s, z)
     ///               y[j] = (Σₚ (q[p] − z) · w[j, p]) · (s · scales[j]) + bias[j]               the sum is exact
-    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear: scale by scale, see `gemm_i4` and `gemm_f32_i8`; groups of up to
+    /// weight-only   y = x · (scales · codes)ᵀ + bias         linear: scale by scale (N22), see `gemm_i4`, `gemm_f32_i8`; groups of up to
     ///                                                        4 bits that fill no word, and convolutions, with weights made real,
     ///                                                        in the order of `gemm_f32`
     /// bf16          y = bf16(x) · weightᵀ + bias             sums in the order of `gemm_bf16`; in a convolution over the inputs

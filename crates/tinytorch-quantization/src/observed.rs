@@ -24,12 +24,16 @@ struct Place {
 }
 
 impl Observed {
-    /// Gives the observers what they would see of these batches: whatever a layer will compute in, calibration sees the model in `f32`.
+    /// Gives the observers what they would see of these batches, if anything is written as codes whose range must be known: whatever a
+    /// layer will compute in, calibration sees the model in `f32`.
     ///
     /// # Errors
     ///
     /// Those of [`calibrate`].
     pub fn observe(&self, prepared: &mut Prepared, batches: &[Tensor]) -> Result<()> {
+        if !prepared.needs_ranges() {
+            return Ok(());
+        }
         let wanted = places(prepared);
         let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |place: &Place| {
@@ -124,7 +128,9 @@ mod tests {
             let before = flowed.load(Ordering::Relaxed);
             calibrate(&mut anew, batches.clone()).expect("finite");
             flowed.store(before, Ordering::Relaxed);
-            assert_eq!(prepared.sketches(), anew.sketches(), "{first:?}");
+            // Where no range is needed nothing is observed.
+            let same = prepared.sketches() == anew.sketches();
+            assert_eq!(same, anew.needs_ranges(), "{first:?}");
             let [ours, anew] = [prepared, anew].map(|p| convert(&p).expect("calibrated"));
             let outputs =
                 |model: &crate::QModel| model.forward(&batches[1]).expect("fits").to_vec();
@@ -138,11 +144,18 @@ mod tests {
 
     #[test]
     fn without_data_there_is_nothing_to_keep() {
-        let model = Sequential::new().with(linear(&[1.0; 4]));
+        let model = Sequential::new().with_named("a", linear(&[1.0; 4]));
         let mut prepared = prepare(&model, &PrepareOptions::default()).expect("known layers");
         let observed = Observed::default();
         let empty = observed.observe(&mut prepared, &[]);
         assert_eq!(empty, Err(crate::Error::EmptyCalibration));
+        // Where nothing is written as codes none is needed.
+        let options = PrepareOptions {
+            precision: Precision::Dynamic,
+            ..PrepareOptions::default()
+        };
+        let mut dynamic = prepare(&model, &options).expect("known layers");
+        assert_eq!(observed.observe(&mut dynamic, &[]), Ok(()));
         let batch = Tensor::ones(&[1, 2]);
         assert_eq!(observed.observe(&mut prepared, &[batch]), Ok(()));
     }

@@ -164,7 +164,7 @@ impl<'a> PrecisionSearch<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyCalibration`] without examples, [`Error::Unsupported`] if the model has no layer with weights,
+    /// [`Error::EmptyCalibration`] without examples (without calibration data only choices with static layers are refused), [`Error::Unsupported`] if the model has no layer with weights,
     /// [`Error::ShapeMismatch`] if it does not give `[examples, classes]` or there are not as many labels; those of [`prepare`].
     pub fn new(
         model: &'a Sequential,

@@ -61,7 +61,7 @@ const INPUT: &str = "input";
 pub struct Prepared {
     input: SketchObserver,
     /// What the input is called among the names of the layers.
-    input_name: &'static str,
+    input_name: String,
     stages: Vec<Stage>,
     calibration: Calibration,
     ledger: Ledger,
@@ -74,7 +74,7 @@ impl Prepared {
     ///
     /// [`Error::NotFinite`] that names the input, with channel and index.
     pub fn observe_input(&mut self, batch: &Tensor) -> Result<()> {
-        observe(&mut self.input, batch, self.input_name)
+        observe(&mut self.input, batch, &self.input_name)
     }
 
     /// What the codes of the input shall mean. Scale 1 and zero point 0 stand for an input that no layer reads as codes.
@@ -89,8 +89,8 @@ impl Prepared {
         let range = self
             .input
             .range()
-            .map_err(|error| error.in_tensor(self.input_name))?;
-        choose_qparams(range, CodeRange::INT8)
+            .map_err(|error| error.in_tensor(&self.input_name))?;
+        choose_qparams(range, CodeRange::INT8).map_err(|error| error.in_tensor(&self.input_name))
     }
 
     /// The stages, in order.
@@ -205,7 +205,7 @@ impl Prepared {
             .collect()
     }
 
-    /// What was observed at the input (`input`, or `the input` in a model with a layer called that) and behind every stage, by name, to be saved with [`save_sketches`](crate::save_sketches) or
+    /// What was observed at the input (`input`, or `the input` in a model with a layer called that, and so on) and behind every stage, by name, to be saved with [`save_sketches`](crate::save_sketches) or
     /// merged with those of another thread.
     #[must_use]
     pub fn sketches(&self) -> Vec<(String, Sketch)> {
@@ -235,29 +235,34 @@ impl Prepared {
         Ok(())
     }
 
+    /// Whether anything is written as codes that get parameters from what was observed.
+    pub(crate) fn needs_ranges(&self) -> bool {
+        self.observers().any(|(_, _, own)| own)
+    }
+
     fn observers(&self) -> impl Iterator<Item = (&str, &SketchObserver, bool)> {
         let stages = self.all_stages().into_iter();
         let stages = stages.map(|stage| (stage.name(), stage.observer(), stage.has_own_range()));
         let reads_input = stage::demands_codes(&self.stages, true);
-        std::iter::once((self.input_name, &self.input, reads_input)).chain(stages)
+        std::iter::once((self.input_name.as_str(), &self.input, reads_input)).chain(stages)
     }
 
     fn observers_mut(&mut self) -> impl Iterator<Item = (String, &mut SketchObserver)> {
-        let mut found = vec![(self.input_name.to_owned(), &mut self.input)];
+        let mut found = vec![(self.input_name.clone(), &mut self.input)];
         stage::observers_mut(&mut self.stages, &mut found);
         found.into_iter()
     }
 
     /// The name of the input among the names of the stages.
-    pub(crate) fn input_name(&self) -> &'static str {
-        self.input_name
+    pub(crate) fn input_name(&self) -> &str {
+        &self.input_name
     }
 
     /// A copy to try something on. The layers are shared until they are replaced.
     pub(crate) fn copy(&self) -> Self {
         Self {
             input: self.input.clone(),
-            input_name: self.input_name,
+            input_name: self.input_name.clone(),
             stages: self.stages.iter().map(Stage::copy).collect(),
             calibration: self.calibration,
             ledger: self.ledger.clone(),
@@ -296,11 +301,15 @@ impl Prepared {
 pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared> {
     model.set_training(false);
     let (stages, ledger) = take_apart::stages(model, options)?;
-    let named = stage::all(&stages)
+    let mut input_name = INPUT.to_owned();
+    while stage::all(&stages)
         .iter()
-        .any(|stage| stage.name() == INPUT);
+        .any(|stage| stage.name() == input_name)
+    {
+        input_name.insert_str(0, "the ");
+    }
     Ok(Prepared {
-        input_name: if named { "the input" } else { INPUT },
+        input_name,
         input: SketchObserver::new(options.calibration)?,
         stages,
         calibration: options.calibration,

@@ -170,7 +170,7 @@ impl QLayer {
         match self {
             Self::Linear(layer) => {
                 // Like the layer it came from: any axes in front of the last.
-                let Some((&inputs, front)) = x.shape().split_last().filter(|(_, f)| f.len() != 1)
+                let Some((&inputs, front)) = x.shape().split_last().filter(|(_, f)| f.len() > 1)
                 else {
                     return layer.forward_definition(x);
                 };

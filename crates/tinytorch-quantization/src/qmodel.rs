@@ -58,8 +58,8 @@ impl QModel {
     ///
     /// - [`Error::NotFinite`](crate::Error::NotFinite) with the index if a value that is written as a code is NaN or infinite: of the
     ///   input, or behind layers that compute with real values. Where nothing is written as a code (weights alone, bf16, `f32`), such
-    ///   a value makes others, as it does in `f32`; and weights alone multiply codes before they scale, so they overflow
-    ///   where `f32` does not: from `f32::MAX / 127` on, divided by the length of a row.
+    ///   a value makes others, as it does in `f32`; and weights alone multiply codes before they scale, so very large inputs
+    ///   overflow where `f32` does not (N22).
     /// - [`Error::Layer`](crate::Error::Layer) that names the layer whose input does not have the right shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         graph::run(&self.nodes, Flow::Real(x.clone()), "input")?.into_real()

@@ -274,7 +274,7 @@ impl Sketch {
     }
 }
 
-fn hull(left: ValueRange, right: ValueRange) -> ValueRange {
+pub(crate) fn hull(left: ValueRange, right: ValueRange) -> ValueRange {
     ValueRange {
         min: left.min.min(right.min),
         max: left.max.max(right.max),

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::file::{FileError, io_error};
 use crate::framework::write_atomically;
 use crate::scheme::ValueRange;
-use crate::sketch::{Batch, MAX_BATCHES, Sketch};
+use crate::sketch::{Batch, MAX_BATCHES, Sketch, hull};
 use crate::sketch_bins::{BINS, LOW, bin, edges, octave};
 
 const MAGIC: &[u8; 8] = b"TTSKETCH";
@@ -75,6 +75,7 @@ pub fn load_sketches(path: impl AsRef<Path>) -> Result<Vec<(String, Sketch)>> {
         return Err(FileError::Version {
             path: path.to_path_buf(),
             got,
+            oldest: SKETCH_VERSION,
             supported: SKETCH_VERSION,
         }
         .into());
@@ -198,8 +199,9 @@ fn check(sketch: &Sketch) -> Parsed<()> {
     if !is_range(seen) || sketch.top != octave(seen.max_abs()) {
         return Err("the bins do not fit what was seen");
     }
-    let ends = [seen.max, -seen.min];
-    for (counts, end) in sketch.counts.chunks(BINS).zip(ends) {
+    // Of each sign the largest magnitude, and the smallest if all values have this sign.
+    let ends = [(seen.max, seen.min), (-seen.min, -seen.max)];
+    for (counts, (end, least)) in sketch.counts.chunks(BINS).zip(ends) {
         // The largest of each sign has its bin, and nothing lies beyond.
         let last = (end > 0.0).then(|| bin(end, sketch.top));
         let beyond = last.map_or(0, |last| last + 1);
@@ -207,20 +209,38 @@ fn check(sketch: &Sketch) -> Parsed<()> {
         if !filled || counts[beyond..].iter().any(|&count| count > 0) {
             return Err("the bins do not fit what was seen");
         }
+        if least > 0.0 {
+            let first = bin(least, sketch.top);
+            if counts[first] == 0 || counts[..first].iter().any(|&count| count > 0) {
+                return Err("the bins do not fit what was seen");
+            }
+        }
         let unused = |bin: usize| bin != LOW && edges(bin, sketch.top).0 < f32::MIN_POSITIVE;
         if (0..BINS).any(|bin| counts[bin] > 0 && unused(bin)) {
             return Err("a bin is counted that no value can be in");
         }
     }
+    // Zeros lie within what was seen, and where an end is 0 there was one.
+    let holds_zero = (seen.min..=seen.max).contains(&0.0);
+    let ends_at_zero = seen.min == 0.0 || seen.max == 0.0;
+    if (sketch.zeros > 0 && !holds_zero) || (sketch.zeros == 0 && ends_at_zero) {
+        return Err("the zeros do not fit what was seen");
+    }
     let sum = sketch.batches.iter().try_fold(0_u64, |sum, batch| {
         let fits = is_range(batch.range)
             && seen.min <= batch.range.min
             && batch.range.max <= seen.max
-            && batch.samples > 0;
+            && batch.samples > u64::from(batch.range.min < batch.range.max);
         sum.checked_add(batch.samples).filter(|_| fits)
     });
     let ordered = sketch.batches.is_sorted_by(|a, b| a.number < b.number);
-    if sketch.batches.is_empty() || !ordered || sum.is_none_or(|sum| sum > total) {
+    let Some(sum) = sum.filter(|&sum| sum <= total && ordered) else {
+        return Err("the batches do not fit what was seen");
+    };
+    // As long as no batch was forgotten, all values are in one of them.
+    let all = sketch.batches.iter().map(|batch| batch.range).reduce(hull);
+    let complete = sum == total && all == Some(seen);
+    if !complete && (sketch.batches.len() < MAX_BATCHES || sum == total) {
         return Err("the batches do not fit what was seen");
     }
     Ok(())
@@ -255,5 +275,68 @@ impl<'a> Reader<'a> {
             min: end()? + 0.0,
             max: end()? + 0.0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sketch(values: &[f32]) -> Sketch {
+        let mut sketch = Sketch::new();
+        sketch.observe(values).expect("finite");
+        sketch
+    }
+
+    /// Each of these was accepted: the checksum only finds what was damaged by accident.
+    #[test]
+    fn parts_that_contradict_each_other_are_refused() {
+        let good = sketch(&[1.0, 2.0, 1.5]);
+        assert_eq!(check(&good), Ok(()));
+        let mut zeros = good.clone();
+        zeros.zeros = 5;
+        assert_eq!(check(&zeros), Err("the zeros do not fit what was seen"));
+        let mut none = sketch(&[0.0, 2.0]);
+        assert_eq!(check(&none), Ok(()));
+        none.zeros = 0;
+        none.batches[0].samples = 1;
+        assert_eq!(check(&none), Err("the zeros do not fit what was seen"));
+        // A value below the smallest, and a smallest that is in no bin.
+        let mut below = good.clone();
+        below.counts[bin(0.0007, good.top)] += 1;
+        below.batches[0].samples += 1;
+        let bins = Err("the bins do not fit what was seen");
+        assert_eq!(check(&below), bins);
+        let mut negative = sketch(&[-1.0, -2.0]);
+        assert_eq!(check(&negative), Ok(()));
+        negative.counts[BINS + bin(1.0, negative.top)] = 0;
+        negative.counts[BINS + bin(1.25, negative.top)] = 1;
+        assert_eq!(check(&negative), bins);
+        // Batches that do not hold what was seen, or are fewer values than have two ends.
+        let batches = Err("the batches do not fit what was seen");
+        let changed = |change: &dyn Fn(&mut Batch)| {
+            let mut sketch = good.clone();
+            change(&mut sketch.batches[0]);
+            check(&sketch)
+        };
+        assert_eq!(changed(&|batch| batch.samples = 1), batches);
+        assert_eq!(changed(&|batch| batch.samples = 2), batches);
+        assert_eq!(changed(&|batch| batch.range.max = 1.5), batches);
+        let mut empty = good.clone();
+        empty.batches.clear();
+        assert_eq!(check(&empty), batches);
+    }
+
+    #[test]
+    fn sketches_that_were_made_are_accepted_also_where_batches_were_forgotten() {
+        let mut many = Sketch::new();
+        for number in 0..MAX_BATCHES as u64 + 10 {
+            let x = number as f32;
+            many.observe_batch(number, &[-x, x, 0.5]).expect("finite");
+            assert!(check(&many) == Ok(()), "{number}");
+        }
+        let mut merged = sketch(&[0.0, 3.0, 1e-41]);
+        merged.merge(&many);
+        assert_eq!(check(&merged), Ok(()));
     }
 }

@@ -278,7 +278,8 @@ impl Stage {
             {
                 Ok(NO_CODES)
             }
-            _ => choose_qparams(self.range()?, CodeRange::INT8),
+            _ => choose_qparams(self.range()?, CodeRange::INT8)
+                .map_err(|error| error.in_tensor(&self.name)),
         }
     }
 

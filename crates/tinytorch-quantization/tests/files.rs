@@ -374,6 +374,7 @@ fn another_version_of_the_format_is_told() {
         let expected = FileError::Version {
             path,
             got,
+            oldest: 2,
             supported: 3,
         };
         assert_eq!(error, expected);

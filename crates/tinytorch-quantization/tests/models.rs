@@ -495,7 +495,7 @@ fn a_bad_input_is_an_error_not_a_code() {
     let error = model.forward(&x).expect_err("NaN has no code");
     assert_eq!(
         error.to_string(),
-        "NaN at index 19, of `input` cannot be quantized"
+        "NaN at index 19, channel 1, of `input` cannot be quantized"
     );
     let error = model
         .forward(&Tensor::zeros(&[2, 5]))
