@@ -92,8 +92,9 @@ const TABLES: usize = 4;
 const ZEROS: usize = 16;
 /// Values from which tables of 16 bits pay: adding them up takes as long as counting a tenth of these.
 const SMALL: usize = 1 << 15;
-/// Values until which no count of 16 bits overflows.
-const FULL: usize = BLOCK * (TABLES * 65_535 / BLOCK);
+/// Values until which no count of 16 bits overflows: a block adds up to `BLOCK / TABLES` to a count, and what is left of the last
+/// block all counts in the first table.
+const FULL: usize = BLOCK * ((65_535 - (BLOCK - 1)) / (BLOCK / TABLES));
 
 /// Counts of one thread: those of both signs, and zeros.
 type Counts = [u16; 2 * BINS + ZEROS];
@@ -105,7 +106,7 @@ type Counts = [u16; 2 * BINS + ZEROS];
 /// | `values` | any         |
 /// | `counts` | `[2, BINS]`: of positive values, then of negative ones; they saturate |
 ///
-/// All values should be finite and not beyond the octave `top`; others are counted in the last bin of their sign.
+/// All values should be finite and not beyond the octave `top`; others are counted in the last bin of their sign, NaN as if it were positive.
 ///
 /// # Panics
 ///
@@ -123,7 +124,10 @@ pub fn count_magnitudes(values: &[f32], top: u32, counts: &mut [u64]) -> u64 {
 fn count(vectors: Vectors, values: &[f32], top: u32, counts: &mut [u64]) -> u64 {
     if values.len() < SMALL {
         let zeros = count_few(vectors, values, top, counts);
-        counts[LOW] = counts[LOW].saturating_sub(zeros);
+        // (A count that has reached its end stays there.)
+        if counts[LOW] != u64::MAX {
+            counts[LOW] -= zeros;
+        }
         return zeros;
     }
     thread_local! {

@@ -215,6 +215,38 @@ fn ties_go_to_even_in_every_kernel() {
 }
 
 #[test]
+fn what_is_no_number_stays_so_in_every_kernel_unless_relu_ends_it() {
+    // One kernel once made −∞ of it, so that a model that had diverged looked different from machine to machine.
+    let n = 17;
+    let weights = vec![1; n];
+    let scales = vec![0.5; n];
+    let bias: Vec<f32> = (0..n)
+        .map(|j| [f32::NAN, 1.0, f32::NEG_INFINITY][j % 3])
+        .collect();
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, n, 1, &weights);
+        for relu in [false, true] {
+            let ending = Scale {
+                scales: &scales,
+                bias: &bias,
+                relu,
+            };
+            let mut out = vec![7.0; n];
+            packed.scaled(1, &[1], 0, &ending, &mut out);
+            for (j, (&out, &bias)) in out.iter().zip(&bias).enumerate() {
+                let expected = scale(1, 0.5, bias, relu);
+                let same = out == expected || (out.is_nan() && expected.is_nan());
+                let name = kernel.name();
+                assert!(
+                    same,
+                    "{name}, column {j}, ReLU {relu}: {out}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_bytes_held_are_those_of_the_codes_and_little_more() {
     for &kernel in kernels() {
         let (n, k) = (128, 784);

@@ -212,9 +212,9 @@ fn without_an_inner_dimension_any_stride_gives_the_bias() {
             ..empty
         };
         let result = MatrixMut::row_major(&mut out, 4);
-        let dims = crate::Dims { m, n: 4, k: 0 };
+        let no_depth = crate::Dims { m, n: 4, k: 0 };
         let overwrite = Accumulate::Overwrite;
-        crate::gemm_f32(dims, empty, transposed, result, overwrite, Threads::One);
+        crate::gemm_f32(no_depth, empty, transposed, result, overwrite, Threads::One);
         assert_eq!(out, vec![0.0; 4 * m]);
     }
 }

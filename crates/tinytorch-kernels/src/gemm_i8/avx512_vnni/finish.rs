@@ -77,12 +77,12 @@ pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
         Ending::Reals { out, scale } => {
             let scales: [_; VECTORS] = load_f32s::<VECTORS, FULL>(&scale.scales[columns.clone()]);
             let bias = load_bias::<VECTORS, FULL>(scale, columns.clone());
-            let least = least(scale.relu);
+            let relu = relu_lanes(scale.relu);
             for (i, sums) in sums.iter().enumerate() {
                 let out = &mut out.row(row + i)[columns.clone()];
                 for vector in 0..VECTORS {
                     let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
-                    let value = scaled(sum, scales[vector], bias[vector], least);
+                    let value = scaled(sum, scales[vector], bias[vector], relu);
                     store_f32::<FULL>(out, vector, value);
                 }
             }
@@ -90,7 +90,7 @@ pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
         Ending::Rows { out, rows, scale } => {
             let scales: [_; VECTORS] = load_f32s::<VECTORS, FULL>(&scale.scales[columns.clone()]);
             let bias = load_bias::<VECTORS, FULL>(scale, columns.clone());
-            let least = least(scale.relu);
+            let relu = relu_lanes(scale.relu);
             for (i, (sums, by)) in sums.iter().zip(&rows[row..row + ROWS]).enumerate() {
                 let out = &mut out.row(row + i)[columns.clone()];
                 let (row_scale, excess) = by.get();
@@ -99,7 +99,7 @@ pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
                     let offset = _mm512_mullo_epi32(offsets[vector], excess);
                     let sum = _mm512_add_epi32(sums[vector], offset);
                     let factor = _mm512_mul_ps(row_scale, scales[vector]);
-                    let value = scaled(sum, factor, bias[vector], least);
+                    let value = scaled(sum, factor, bias[vector], relu);
                     store_f32::<FULL>(out, vector, value);
                 }
             }
@@ -107,20 +107,19 @@ pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
     }
 }
 
-/// `sum · factor + bias`, not fused (the definition rounds after the product), at least `least`.
+/// `sum · factor + bias`, not fused (the definition rounds after the product), and 0 for what is not above 0 in the lanes of `relu`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn scaled(sum: __m512i, factor: __m512, bias: __m512, least: __m512) -> __m512 {
+fn scaled(sum: __m512i, factor: __m512, bias: __m512, relu: __mmask16) -> __m512 {
     let value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor), bias);
-    // The second operand is the result where the first is NaN.
-    _mm512_max_ps(value, least)
+    // The second operand is the result where the first is NaN; other lanes stay as they are, NaN too.
+    _mm512_mask_max_ps(value, relu, value, _mm512_setzero_ps())
 }
 
-/// What ReLU cuts off at; without it nothing is below.
-#[target_feature(enable = "avx512f")]
+/// The lanes that ReLU ends: all or none.
 #[inline]
-fn least(relu: bool) -> __m512 {
-    _mm512_set1_ps(if relu { 0.0 } else { f32::NEG_INFINITY })
+fn relu_lanes(relu: bool) -> __mmask16 {
+    if relu { !0 } else { 0 }
 }
 
 #[target_feature(enable = "avx512f")]
