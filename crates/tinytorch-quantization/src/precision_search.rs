@@ -376,7 +376,7 @@ impl<'a> PrecisionSearch<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`prepare`], [`calibrate`] and [`convert`].
+    /// Those of [`prepare`], [`crate::convert::calibrate`] and [`convert`].
     pub fn convert(&self, precisions: &[(String, Precision)]) -> Result<QModel> {
         let mut options = self.options.prepare.clone();
         // Of equal names the last decides: these are the search's own.

@@ -26,7 +26,7 @@ pub struct CopyWishes {
 ///
 /// # Errors
 ///
-/// As for [`report`], and those of reading the course's exercise files.
+/// As for [`super::report`], and those of reading the course's exercise files.
 pub fn lay_out(workspace: Option<&Path>, wishes: &CopyWishes, json: bool) -> Result<Outcome> {
     let results = Results::new(&wishes.results);
     let plan = plan(&results)?;

@@ -38,7 +38,7 @@ pub struct AnswerWishes {
 ///
 /// # Errors
 ///
-/// As for [`report`].
+/// As for [`super::report`].
 pub fn answer_sheets(
     workspace: Option<&Path>,
     wishes: &AnswerWishes,
