@@ -107,6 +107,8 @@ mod narrow_step;
 #[path = "../../crates/tinytorch-quantization/src/observed.rs"]
 mod observed;
 pub mod observer;
+#[path = "../../crates/tinytorch-quantization/src/operators.rs"]
+pub mod operators;
 #[path = "../../crates/tinytorch-quantization/src/packed.rs"]
 pub mod packed;
 #[path = "../../crates/tinytorch-quantization/src/packed_real.rs"]
@@ -206,6 +208,10 @@ pub use mixed_precision::{
 };
 pub use narrow::{NarrowOperation, NarrowWeight, QNarrow};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+pub use operators::{
+    conv_integer, dequantize_linear, mat_mul_integer, q_linear_conv, q_linear_mat_mul,
+    quantize_linear,
+};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};

@@ -71,6 +71,46 @@ pub(crate) fn output_shape(
     })
 }
 
+/// What the kernel covers at every place of an image, for one group of the weight: codes of `x`, and `outside` where there are none.
+/// `[out height · out width, in / groups · kernel height · kernel width]`: a row for each place.
+pub(crate) fn gather(
+    x: &QTensor,
+    weight: &[usize],
+    options: Conv2dOptions,
+    outside: i8,
+    (image, group): (usize, usize),
+    out: [usize; 2],
+) -> Vec<i8> {
+    let &[_, inputs, kernel_height, kernel_width] = weight else {
+        unreachable!("checked when the layer was made");
+    };
+    let codes = x.codes();
+    let (height, width) = (x.shape()[2], x.shape()[3]);
+    let Conv2dOptions {
+        stride, padding, ..
+    } = options;
+    let mut rows = Vec::with_capacity(out[0] * out[1] * inputs * kernel_height * kernel_width);
+    for y in 0..out[0] {
+        for x in 0..out[1] {
+            for channel in group * inputs..(group + 1) * inputs {
+                for i in 0..kernel_height {
+                    for j in 0..kernel_width {
+                        let row = (y * stride[0] + i).wrapping_sub(padding[0]);
+                        let column = (x * stride[1] + j).wrapping_sub(padding[1]);
+                        let inside = row < height && column < width;
+                        rows.push(if inside {
+                            codes[[image, channel, row, column]]
+                        } else {
+                            outside
+                        });
+                    }
+                }
+            }
+        }
+    }
+    rows
+}
+
 /// A convolution on codes, with a ReLU behind it if asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QConv2d {
@@ -174,7 +214,15 @@ impl QConv2d {
         let mut result = vec![0; batch * outputs * dims.m];
         for image in 0..batch {
             for group in 0..groups {
-                let rows = self.gather(x, image, group, [height, width]);
+                let outside = self.input.zero_point as i8;
+                let rows = gather(
+                    x,
+                    self.weight.shape(),
+                    self.options,
+                    outside,
+                    (image, group),
+                    [height, width],
+                );
                 let first = group * dims.n;
                 let weight = &self.weight.as_slice()[first * dims.k..][..dims.n * dims.k];
                 let mut sums = vec![0; dims.m * dims.n];
@@ -197,39 +245,6 @@ impl QConv2d {
         let shape = [batch, outputs, height, width];
         let meaning = Parameters::PerTensor(self.output);
         QTensor::new(result, &shape, meaning, CodeRange::INT8)
-    }
-
-    /// `[out height · out width, in / groups · kernel height · kernel width]`: a row for each place.
-    fn gather(&self, x: &QTensor, image: usize, group: usize, out: [usize; 2]) -> Vec<i8> {
-        let &[_, inputs, kernel_height, kernel_width] = self.weight.shape() else {
-            unreachable!("checked when the layer was made");
-        };
-        let codes = x.codes();
-        let (height, width) = (x.shape()[2], x.shape()[3]);
-        let Conv2dOptions {
-            stride, padding, ..
-        } = self.options;
-        let outside = self.input.zero_point as i8;
-        let mut rows = Vec::with_capacity(out[0] * out[1] * inputs * kernel_height * kernel_width);
-        for y in 0..out[0] {
-            for x in 0..out[1] {
-                for channel in group * inputs..(group + 1) * inputs {
-                    for i in 0..kernel_height {
-                        for j in 0..kernel_width {
-                            let row = (y * stride[0] + i).wrapping_sub(padding[0]);
-                            let column = (x * stride[1] + j).wrapping_sub(padding[1]);
-                            let inside = row < height && column < width;
-                            rows.push(if inside {
-                                codes[[image, channel, row, column]]
-                            } else {
-                                outside
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        rows
     }
 
     /// The factor from accumulator to output, for each output channel. Shape `[out]`.

@@ -1,4 +1,4 @@
-//! Entropy calibration: the range that loses the least information. A bonus.
+//! Entropy calibration: the range that loses the least information (N21). A bonus.
 //!
 //! In: a histogram of magnitudes. Out: the range whose coarse picture of the values resembles the fine one best. A
 //! wide range keeps outliers and spends its levels on emptiness; a narrow one piles outliers up at its end. Between

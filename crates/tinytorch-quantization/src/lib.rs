@@ -23,7 +23,7 @@
 //! | [`explain`](mod@explain) | where a model loses, and what would help |
 //! | [`target`] | whether TensorRT, LiteRT and others take it as it is |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
-//! | [`dialect`] | how ONNX, LiteRT and PyTorch differ, and where |
+//! | [`dialect`], [`operators`] | how ONNX, LiteRT and PyTorch differ, and where; ONNX's integer operators |
 //! | [`precision_search`], [`frontier`] | which layer in which precision? |
 //! | [`metrics`], [`latency`] | what it costs |
 //!
@@ -169,6 +169,7 @@ mod narrow_definition;
 mod narrow_step;
 mod observed;
 pub mod observer;
+pub mod operators;
 pub mod packed;
 mod packed_real;
 pub mod parameters;
@@ -239,6 +240,10 @@ pub use mixed_precision::{
 };
 pub use narrow::{NarrowOperation, NarrowWeight, QNarrow};
 pub use observer::{MinMaxObserver, MovingAverageMinMaxObserver, Observer, PercentileObserver};
+pub use operators::{
+    conv_integer, dequantize_linear, mat_mul_integer, q_linear_conv, q_linear_mat_mul,
+    quantize_linear,
+};
 pub use packed::{CodeType, PackedTensor, pack_nibbles, unpack_i4, unpack_u4};
 pub use parameters::Parameters;
 pub use per_channel::{choose_qparams_per_channel, quantize_per_channel};

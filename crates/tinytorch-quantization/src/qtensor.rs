@@ -48,6 +48,29 @@ impl QTensor {
         Self::from_array(codes, parameters, range)
     }
 
+    /// Takes codes without a sign, as ONNX likes its activations: codes and zero points are shifted by 128, so that they mean what they
+    /// meant (N9). In row-major order, any shape.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`QTensor::new`]; the zero points must be in `0..=255`.
+    pub fn from_unsigned(codes: &[u8], shape: &[usize], parameters: Parameters) -> Result<Self> {
+        let pairs = parameters.pairs().iter();
+        pairs
+            .copied()
+            .try_for_each(|pair| pair.check(CodeRange::UINT8))?;
+        let parameters = parameters.map(|pair| QParams {
+            zero_point: pair.zero_point - 128,
+            ..*pair
+        });
+        // Flipping the top bit is the shift by 128.
+        let codes = codes
+            .iter()
+            .map(|&code| (code ^ 0x80).cast_signed())
+            .collect();
+        Self::new(codes, shape, parameters, CodeRange::INT8)
+    }
+
     fn from_array(codes: ArrayD<i8>, parameters: Parameters, range: CodeRange) -> Result<Self> {
         range.check_i8()?;
         parameters.check(codes.shape(), range)?;

@@ -1,9 +1,12 @@
 //! The node tests of ONNX that concern us, all of them: each passes exactly, or is listed in `onnx_nodes_not_exact.txt` with
 //! the reason why not.
 
+use ndarray::ArrayD;
 use serde_json::Value;
+use tinytorch_core::Conv2dOptions;
 use tinytorch_quantization::{
-    CodeRange, Dialect, Dims, Half, Parameters, QParams, Rescale, ValueRange, gemm_i8,
+    CodeRange, Dialect, Half, Parameters, QParams, QTensor, ValueRange, conv_integer,
+    dequantize_linear, mat_mul_integer, q_linear_conv, q_linear_mat_mul, quantize_linear,
 };
 
 use crate::reader::{Case, Golden};
@@ -155,35 +158,27 @@ fn parameters(
     }
 }
 
-fn quantize_linear(case: &Case<'_>, input: &[Array], output: &[Array]) {
+fn quantize_linear_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
     let [x, scale, zeros @ ..] = input else {
         panic!("{} has too few inputs", case.name)
     };
     let y = &output[0];
     let parameters = parameters(case, &x.shape, scale, zeros.first());
-    let (reals, codes) = (x.reals(), y.codes());
-    parameters.check(&x.shape, codes).expect("they fit");
-    let mut got = vec![0; reals.len()];
-    for (range, pair) in parameters.runs(&x.shape) {
-        let written = Dialect::Onnx.quantize(&reals[range.clone()], pair, codes);
-        got[range].copy_from_slice(&written.expect("finite"));
-    }
-    assert_eq!(got, y.integers(), "{}", case.name);
+    let got = quantize_linear(&x.reals(), &x.shape, &parameters, y.codes());
+    assert_eq!(got, Ok(y.integers()), "{}", case.name);
 }
 
-fn dequantize_linear(case: &Case<'_>, input: &[Array], output: &[Array]) {
+fn dequantize_linear_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
     let [x, scale, zeros @ ..] = input else {
         panic!("{} has too few inputs", case.name)
     };
     let parameters = parameters(case, &x.shape, scale, zeros.first());
-    let codes = x.integers();
-    let mut got = vec![0.0; codes.len()];
-    for (range, pair) in parameters.runs(&x.shape) {
-        for index in range {
-            got[index] = pair.scale * (codes[index] - pair.zero_point) as f32;
-        }
+    let got = dequantize_linear(&x.integers(), &x.shape, &parameters, x.codes());
+    assert_eq!(got, Ok(output[0].reals()), "{}", case.name);
+    if !x.kind.ends_with("16") {
+        let stored = tensor(x, parameters).dequantize();
+        assert_eq!(stored.into_iter().collect::<Vec<f32>>(), output[0].reals());
     }
-    assert_eq!(got, output[0].reals(), "{}", case.name);
 }
 
 fn dynamic_quantize_linear(case: &Case<'_>, input: &[Array], output: &[Array]) {
@@ -201,131 +196,98 @@ fn dynamic_quantize_linear(case: &Case<'_>, input: &[Array], output: &[Array]) {
     assert_eq!(codes, Ok(output[0].integers()), "{}", case.name);
 }
 
-/// Codes and zero point moved to fit an `i8` (N9).
-fn signed(codes: &Array, zero_point: i32) -> (Vec<i8>, i32) {
-    let shift = if codes.kind == "uint8" { 128 } else { 0 };
-    let narrow = |code: i32| i8::try_from(code - shift).expect("it fits");
-    (
-        codes.integers().into_iter().map(narrow).collect(),
-        zero_point - shift,
-    )
-}
-
-fn zero_point(input: &[Array], index: usize) -> i32 {
-    input.get(index).map_or(0, |array| array.integers()[0])
-}
-
-/// The exact sums of `a [.., m, k] · b [.., k, n]`.
-fn sums(a: &Array, a_zero: i32, b: &Array, b_zero: i32) -> Vec<i32> {
-    let [.., m, k] = a.shape[..] else {
-        panic!("a is no matrix")
-    };
-    let [.., n] = b.shape[..] else {
-        panic!("b is no matrix")
-    };
-    let ((a, a_zero), (b, b_zero)) = (signed(a, a_zero), signed(b, b_zero));
-    let matrices = a.chunks(m * k).zip(b.chunks(k * n));
-    let product = |(a, b): (&[i8], &[i8])| {
-        let transposed: Vec<i8> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
-        let mut c = vec![0; m * n];
-        gemm_i8(Dims { m, n, k }, a, a_zero, &transposed, b_zero, &mut c);
-        c
-    };
-    matrices.flat_map(product).collect()
-}
-
-fn mat_mul_integer(case: &Case<'_>, input: &[Array], output: &[Array]) {
-    let (a_zero, b_zero) = (zero_point(input, 2), zero_point(input, 3));
-    let got = sums(&input[0], a_zero, &input[1], b_zero);
-    assert_eq!(got, output[0].integers(), "{}", case.name);
-}
-
-fn requantized(sums: &[i32], scales: [&Array; 3], zero_point: i32, y: &Array) -> Vec<i32> {
-    let [input, weight, output] = scales.map(|array| array.reals()[0]);
-    let scales = Rescale {
-        input,
-        weight,
-        output,
-    };
-    let codes = Dialect::Onnx.requantize(sums, scales, zero_point, y.codes());
-    codes.expect("good scales")
-}
-
-fn q_linear_mat_mul(case: &Case<'_>, input: &[Array], output: &[Array]) {
-    let sums = sums(
-        &input[0],
-        zero_point(input, 2),
-        &input[3],
-        zero_point(input, 5),
-    );
-    let scales = [&input[1], &input[4], &input[6]];
-    let got = requantized(&sums, scales, zero_point(input, 7), &output[0]);
-    assert_eq!(got, output[0].integers(), "{}", case.name);
-}
-
-/// The exact sums of a convolution with stride 1 and one group: every patch a row, padded with the code of 0.
-fn conv_sums(case: &Case<'_>, x: &Array, x_zero: i32, w: &Array, w_zeros: &[i32]) -> Vec<i32> {
-    let pads = &case.setting("attributes")["pads"];
-    let pads = if pads.is_null() {
-        vec![0; 4]
+/// As the library holds it.
+fn tensor(array: &Array, parameters: Parameters) -> QTensor {
+    let made = if array.kind == "uint8" {
+        QTensor::from_unsigned(&array.bytes, &array.shape, parameters)
     } else {
-        shape(pads)
+        let codes = array.integers().into_iter().map(|code| code as i8);
+        QTensor::new(codes.collect(), &array.shape, parameters, array.codes())
     };
-    let (&[1, c, h, width], &[o, _, kh, kw]) = (&x.shape[..], &w.shape[..]) else {
-        panic!("{}: one image", case.name)
-    };
-    let (rows, columns) = (
-        h + pads[0] + pads[2] + 1 - kh,
-        width + pads[1] + pads[3] + 1 - kw,
-    );
-    let (codes, zero) = signed(x, x_zero);
-    let padding = i8::try_from(zero).expect("a zero point is a code");
-    let mut patches = Vec::new();
-    for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
-        for i in 0..c * kh * kw {
-            let (channel, y, x) = (i / (kh * kw), row + i / kw % kh, column + i % kw);
-            let inside =
-                (pads[0]..pads[0] + h).contains(&y) && (pads[1]..pads[1] + width).contains(&x);
-            let at = || (channel * h + y - pads[0]) * width + x - pads[1];
-            patches.push(if inside { codes[at()] } else { padding });
-        }
+    made.expect("good codes")
+}
+
+/// Codes with one pair; a scale that the operator does not know is 1.
+fn codes(input: &[Array], at: usize, scale: Option<usize>, zero: usize) -> QTensor {
+    let pair = pair(input, scale, zero);
+    tensor(&input[at], Parameters::PerTensor(pair))
+}
+
+fn pair(input: &[Array], scale: Option<usize>, zero: usize) -> QParams {
+    QParams {
+        scale: scale.map_or(1.0, |scale| input[scale].reals()[0]),
+        zero_point: input.get(zero).map_or(0, |array| array.integers()[0]),
     }
-    let k = c * kh * kw;
-    let mut sums = Vec::new();
-    for output in 0..o {
-        let (weights, w_zero) = signed(w, w_zeros[output % w_zeros.len()]);
-        let dims = Dims {
-            m: rows * columns,
-            n: 1,
-            k,
+}
+
+fn mat_mul_integer_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
+    let (a, b) = (codes(input, 0, None, 2), codes(input, 1, None, 3));
+    let got = mat_mul_integer(&a, &b).expect("they fit");
+    same(case, got, &output[0]);
+}
+
+fn q_linear_mat_mul_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
+    let (a, b) = (codes(input, 0, Some(1), 2), codes(input, 3, Some(4), 5));
+    let got = q_linear_mat_mul(&a, &b, pair(input, Some(6), 7), output[0].codes());
+    same(case, got.expect("they fit"), &output[0]);
+}
+
+fn same(case: &Case<'_>, got: ArrayD<i32>, expected: &Array) {
+    assert_eq!(got.shape(), expected.shape, "{}", case.name);
+    let got: Vec<i32> = got.into_iter().collect();
+    assert_eq!(got, expected.integers(), "{}", case.name);
+}
+
+fn options(case: &Case<'_>) -> Conv2dOptions {
+    let attributes = case.setting("attributes").as_object().expect("a map");
+    let known = |name: &String| name == "pads";
+    assert!(attributes.keys().all(known), "{}", case.name);
+    let padding = attributes.get("pads").map_or([0; 2], |pads| {
+        let [top, left, bottom, right] = shape(pads)[..] else {
+            panic!("{}: four pads", case.name)
         };
-        let mut c = vec![0; dims.m];
-        gemm_i8(
-            dims,
-            &patches,
-            zero,
-            &weights[output * k..][..k],
-            w_zero,
-            &mut c,
-        );
-        sums.append(&mut c);
+        assert_eq!((top, left), (bottom, right), "{}", case.name);
+        [top, left]
+    });
+    Conv2dOptions {
+        padding,
+        ..Conv2dOptions::default()
     }
-    sums
 }
 
-fn conv_integer(case: &Case<'_>, input: &[Array], output: &[Array]) {
-    let zeros = input.get(3).map_or_else(|| vec![0], Array::integers);
-    let got = conv_sums(case, &input[0], zero_point(input, 2), &input[1], &zeros);
-    assert_eq!(got, output[0].integers(), "{}", case.name);
+/// The weight of a convolution: one zero point, or one for each output.
+fn weight(array: &Array, scale: f32, zeros: Option<&Array>) -> QTensor {
+    let zeros = zeros.map_or_else(|| vec![0], Array::integers);
+    let pair = |&zero_point: &i32| QParams { scale, zero_point };
+    let qparams: Vec<QParams> = zeros.iter().map(pair).collect();
+    let parameters = match qparams[..] {
+        [pair] => Parameters::PerTensor(pair),
+        _ => Parameters::PerChannel { axis: 0, qparams },
+    };
+    tensor(array, parameters)
 }
 
-fn q_linear_conv(case: &Case<'_>, input: &[Array], output: &[Array]) {
+fn conv_integer_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
+    let weight = weight(&input[1], 1.0, input.get(3));
+    let got = conv_integer(&codes(input, 0, None, 2), &weight, options(case));
+    same(case, got.expect("they fit"), &output[0]);
+}
+
+fn q_linear_conv_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
     assert_eq!(input[4].shape, [1], "{}: one weight scale", case.name);
-    let zeros = input[5].integers();
-    let sums = conv_sums(case, &input[0], zero_point(input, 2), &input[3], &zeros);
-    let scales = [&input[1], &input[4], &input[6]];
-    let got = requantized(&sums, scales, zero_point(input, 7), &output[0]);
-    assert_eq!(got, output[0].integers(), "{}", case.name);
+    let weight = weight(&input[3], input[4].reals()[0], input.get(5));
+    let x = codes(input, 0, Some(1), 2);
+    let bias = input.get(8).map(Array::integers).unwrap_or_default();
+    let written = pair(input, Some(6), 7);
+    let got = q_linear_conv(
+        &x,
+        &weight,
+        &bias,
+        options(case),
+        written,
+        output[0].codes(),
+    );
+    same(case, got.expect("they fit"), &output[0]);
 }
 
 /// Bits where a NaN is the one that is a NaN in `f32` as well: which of its many patterns comes is not specified.
@@ -370,13 +332,13 @@ fn every_node_test_is_exact_or_listed_with_its_reason() {
         }
         let (input, output) = (Array::all(case, "in"), Array::all(case, "out"));
         let check = match case.setting("op").as_str() {
-            Some("QuantizeLinear") => quantize_linear,
-            Some("DequantizeLinear") => dequantize_linear,
+            Some("QuantizeLinear") => quantize_linear_case,
+            Some("DequantizeLinear") => dequantize_linear_case,
             Some("DynamicQuantizeLinear") => dynamic_quantize_linear,
-            Some("QLinearMatMul") => q_linear_mat_mul,
-            Some("QLinearConv") => q_linear_conv,
-            Some("MatMulInteger") => mat_mul_integer,
-            Some("ConvInteger") => conv_integer,
+            Some("QLinearMatMul") => q_linear_mat_mul_case,
+            Some("QLinearConv") => q_linear_conv_case,
+            Some("MatMulInteger") => mat_mul_integer_case,
+            Some("ConvInteger") => conv_integer_case,
             Some("Cast" | "CastLike") => cast,
             other => panic!("{}: nobody computes {other:?}", case.name),
         };
