@@ -12,11 +12,14 @@
 //! | scale, symmetric | `amax / max code` | `amax` at least 10⁻⁹ | `amax / (steps / 2)`, at least 2⁻²³ |
 //! | zero point | `round(min code − min / scale)` | the same | `min code − round(min / scale)` |
 //! | only zeros | scale 1, zero point 0 | as any narrow range | as any narrow range |
-//! | requantization | `f32` product, ties to even | exact, ties away from zero | `f32` product with a multiplier computed in `f32` |
+//! | requantization | `f32` product, ties to even; the multiplier rounded once (N12) | exact, ties away from zero | `f32` product with a multiplier computed in `f32` |
+//!
+//! ONNX's text does not say in what precision a multiplier is computed, and its owners' programs part beside ties: ONNX Runtime computes it in
+//! `f32`, as PyTorch does, the reference evaluator multiplies in `f64`. There [`Dialect::Onnx`] means N12.
 //!
 //! LiteRT's default kernels (XNNPACK) are neither: they multiply by `1 / scale` and round ties to even, as [`Dialect::PyTorch`].
 //!
-//! Sources: ONNX operators QuantizeLinear and QLinearMatMul; LiteRT 2.3.0, BUILTIN_REF kernels, and AI Edge Quantizer 0.10.0;
+//! Sources: ONNX operators QuantizeLinear and QLinearMatMul, ONNX Runtime's for the latter; LiteRT 2.3.0, BUILTIN_REF kernels, and AI Edge Quantizer 0.10.0;
 //! PyTorch 2.15.0, `fake_quantize_per_tensor_affine` and `MinMaxObserver`. The tests hold vectors made with all of them.
 
 use crate::error::{Error, Result};
