@@ -285,7 +285,7 @@ fn rule_of(plan: &Plan) -> (Fate, String) {
 }
 
 /// Whether real values leave a way, whatever enters it.
-fn ends_real(way: &[Stage]) -> bool {
+pub(crate) fn ends_real(way: &[Stage]) -> bool {
     let mut behind = way.iter().rev();
     let last = behind.find(|stage| !matches!(stage.plan, Plan::Same(_)));
     last.is_some_and(Stage::gives_real)

@@ -3,6 +3,7 @@
 use ndarray::Axis;
 use serde::Serialize;
 
+use super::refused::{is_refusal, without_refused};
 use super::report::Share;
 use super::simulate::{Node, Simulation, Source, Switches, join, write, written};
 use super::weights::{Input, Weights};
@@ -99,11 +100,16 @@ pub(super) fn predict(
     }
     for remedy in remedies {
         let flow = batches.iter().map(|x| (x.clone(), x.clone())).collect();
-        let outputs = run(simulation, &remedy, flow)?;
+        let outputs = match run(simulation, &remedy, flow) {
+            // It does not apply: no layer can be written that way.
+            Err(error) if is_refusal(&error) => continue,
+            outputs => outputs?,
+        };
         let gain = all - measure(&outputs);
         predictions.push(Prediction { remedy, gain });
     }
     if let Some(equalized) = equalized(prepared, batches)? {
+        let (equalized, _) = without_refused(&equalized)?;
         let equalized = Simulation::new(&equalized)?;
         let outputs = batches.iter().map(|x| equalized.run(x, ALL_ON));
         let gain = all - measure(&outputs.collect::<Result<Vec<_>>>()?);

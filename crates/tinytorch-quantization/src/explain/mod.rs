@@ -39,11 +39,13 @@
 //! ```
 
 mod advice;
+mod refused;
 mod report;
 mod simulate;
 mod weights;
 
 pub use advice::{Prediction, Remedy};
+pub use refused::Refused;
 pub use report::{ChannelShare, Explanation, Share, SourceTotal};
 pub use simulate::Source;
 
@@ -76,12 +78,15 @@ impl Default for ExplainOptions {
 /// Explains the error of the outputs, `Σ (f32 − integer)² / Σ f32²` over all batches, each `[batch, ..]` as the model
 /// takes it.
 ///
+/// A layer of which no quantized version can be made, because its bias overflows or nothing here computes it as asked, is reported as such
+/// ([`Explanation::refused`]) and stays in `f32`, so that the others are explained all the same.
+///
 /// Costs two runs of the model in `f32` for each layer and source that makes an error, and one for each channel that is looked at.
 ///
 /// # Errors
 ///
 /// [`Error::EmptyCalibration`] if no batch has a value, [`Error::NothingObserved`] if the model was not calibrated,
-/// [`Error::NotFinite`], and those of [`convert`](crate::convert()).
+/// [`Error::NotFinite`].
 pub fn explain(
     prepared: &Prepared,
     batches: &[Tensor],
@@ -116,6 +121,8 @@ pub fn explain_with(
     if batches.iter().all(Tensor::is_empty) {
         return Err(Error::EmptyCalibration);
     }
+    let (kept, refused) = refused::without_refused(prepared)?;
+    let prepared = &kept;
     let simulation = Simulation::new(prepared)?;
     let run = |on: simulate::Switches<'_>| -> Result<f64> {
         let outputs = batches.iter().map(|x| simulation.run(x, on));
@@ -187,5 +194,6 @@ pub fn explain_with(
         layers,
         channels,
         predictions,
+        refused,
     })
 }

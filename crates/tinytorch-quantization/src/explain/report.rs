@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::advice::{Prediction, Remedy};
+use super::refused::Refused;
 use super::simulate::Source;
 
 /// One source, in all layers together.
@@ -60,6 +61,9 @@ pub struct Explanation {
     pub channels: Vec<ChannelShare>,
     /// What remedies would gain, the cheapest first.
     pub predictions: Vec<Prediction>,
+    /// Layers that cannot be quantized as asked, in order of discovery. Everything else here is about the model with these in `f32`:
+    /// converting it as it is gives an error.
+    pub refused: Vec<Refused>,
 }
 
 impl Explanation {
@@ -112,6 +116,12 @@ impl fmt::Display for Explanation {
             };
             format!("{:.1} %", 100.0 * error / of)
         };
+        for Refused { layer, why } in &self.refused {
+            writeln!(
+                f,
+                "`{layer}` cannot be quantized as asked and stays in f32 below: {why}"
+            )?;
+        }
         writeln!(
             f,
             "The integer model differs from f32 by {:.3e}. In percent of that: what each source makes alone, and what is won without it.\n",
