@@ -1,7 +1,7 @@
 //! Pooling on codes, channels last.
 //!
 //! In: codes `[batch, height, width, channels]`. Out: codes with the same parameters. The largest code is the code of the
-//! largest value, for the scale is positive. A mean of codes is rounded once.
+//! largest value, for the scale is positive. A mean of codes is rounded once to a code (N23).
 
 use std::ops::Range;
 
@@ -71,7 +71,7 @@ pub(crate) fn max_pool(
     result
 }
 
-/// The mean of each window, to the nearest code, ties to even. Padding counts as 0.0.
+/// The mean of each window, to the nearest code, ties to even (N23). Padding counts as 0.0.
 pub(crate) fn avg_pool(
     codes: &[i8],
     zero_point: i32,
@@ -80,7 +80,8 @@ pub(crate) fn avg_pool(
     out: [usize; 2],
 ) -> Vec<i8> {
     let channels = size.channels;
-    let count = (options.kernel[0] * options.kernel[1]) as f32;
+    // A product of integers could overflow: a file may say anything.
+    let count = options.kernel[0] as f32 * options.kernel[1] as f32;
     let mut result = vec![0; size.batch * out[0] * out[1] * channels];
     let mut sums = vec![0_i64; channels];
     for (window, target) in result.chunks_exact_mut(channels.max(1)).enumerate() {
@@ -163,6 +164,21 @@ mod tests {
             avg_pool(&codes, 2, SIZE, options, [2, 2]),
             [-24, 4, -24, 4, -24, 4, -24, 4]
         );
+    }
+
+    /// The places of such a window were multiplied as integers, which overflowed: a file may ask for it.
+    #[test]
+    fn a_window_may_be_larger_than_any_image() {
+        let options = Pool2dOptions {
+            kernel: [1 << 40; 2],
+            stride: [1; 2],
+            padding: [(1 << 39) - 1; 2],
+        };
+        assert_eq!(
+            pooled_size("avg_pool2d", options, &[1, 2, 2, 2]),
+            Ok([1, 1])
+        );
+        assert_eq!(avg_pool(&[100; 8], 3, SIZE, options, [1, 1]), [3, 3]);
     }
 
     #[test]

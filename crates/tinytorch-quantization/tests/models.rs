@@ -4,6 +4,8 @@
 mod composites;
 #[path = "models/modes.rs"]
 mod modes;
+#[path = "models/odd.rs"]
+mod odd;
 #[path = "models/stages.rs"]
 mod stages;
 #[path = "models/targets.rs"]
