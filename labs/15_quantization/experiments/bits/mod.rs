@@ -12,8 +12,8 @@ use tinytorch_labs::summary::Summary;
 use tinytorch_labs::table::Table;
 use tinytorch_quantization::repair::learn_codes;
 use tinytorch_quantization::{
-    Granularity, PrepareOptions, Prepared, QTensor, QatOptions, QatRecipe, RepairOptions,
-    RoundingOptions, Scheme, calibrate, convert, prepare, repair, train_qat,
+    Granularity, Precision, PrepareOptions, Prepared, QTensor, QatOptions, QatRecipe,
+    RepairOptions, RoundingOptions, Scheme, calibrate, convert, prepare, repair, train_qat,
 };
 
 use crate::experiment::{Experiment, Finding, Result};
@@ -25,6 +25,9 @@ pub struct Bits;
 
 /// Columns of a row that share a scale, where groups do.
 const GROUP: usize = 32;
+
+/// What stands in a cell that this run left out.
+const NOT_RUN: &str = "not run";
 
 /// What is done about the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -106,15 +109,13 @@ impl Experiment for Bits {
                 for (scheme, granularity) in SCHEMES {
                     for method in [Method::Rounded, Method::Repaired, Method::Trained] {
                         let training = method == Method::Trained;
-                        // A group's scale cannot be taken out of an integer sum: nothing to train for.
-                        let pointless =
-                            training && (scheme == "group" || !trained_bits.contains(&bits));
+                        let not_this_width = training && !trained_bits.contains(&bits);
                         let too_long =
                             training && scheme == "tensor" && effort != crate::lab::Effort::Full;
                         // On the harder test train only what is promised.
                         let promised = scheme == "channel" && [2, 4].contains(&bits);
                         let not_here = training && writers == Writers::Other && !promised;
-                        if pointless || too_long || not_here {
+                        if not_this_width || too_long || not_here {
                             continue;
                         }
                         lab.progress.say(&format!(
@@ -218,11 +219,21 @@ impl Way<'_> {
         Ok(self.test.accuracy(&prepared.forward(&self.test.inputs)?))
     }
 
+    /// A group's scale cannot be taken out of an integer sum, so that layers with groups train as what they will be: codes
+    /// for the weights alone. Their steps follow the weights; those of other layers are learned.
     fn trained(&self, seed: u64, epochs: u64) -> Result<f64> {
         let bits = self.bits;
+        let mut prepare = self.options();
+        if let Granularity::PerGroup { size } = self.weights.granularity {
+            let group = Some(size);
+            prepare = PrepareOptions {
+                precision: Precision::WeightOnly { bits, group },
+                ..PrepareOptions::default()
+            };
+        }
         let recipe = QatRecipe {
             qat: QatOptions {
-                prepare: self.options(),
+                prepare,
                 ..QatOptions::learned(bits)
             },
             epochs,
@@ -268,7 +279,7 @@ impl Report {
             let row = columns.iter().map(|(scheme, method)| {
                 let found =
                     cells().find(|c| (c.bits, c.scheme, c.method) == (bits, *scheme, *method));
-                found.map_or_else(String::new, |c| format!("{:.2}", c.accuracy))
+                found.map_or_else(|| NOT_RUN.to_owned(), |c| format!("{:.2}", c.accuracy))
             });
             table.row(std::iter::once(bits.to_string()).chain(row));
         }
@@ -298,7 +309,8 @@ impl fmt::Display for Report {
             "Rounded: every weight to its nearest code. Repaired: with {} images, no labels, no training. Training-aware: {} more\n\
              epochs with learned steps, the network as it was for a teacher. Activations have 8 bits.\n\
              * {GROUP} weights of a row share a scale, and activations stay real: the weights alone are codes, so that these columns\n\
-             have one source of errors less than the others.",
+             have one source of errors less than the others. Trained in groups, steps follow the weights and are not learned.\n\
+             {NOT_RUN}: every training takes its time, so this run did without; --full trains more widths, and per tensor.",
             self.calibration_images, self.epochs_of_training_aware
         )?;
         writeln!(
