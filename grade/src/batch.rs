@@ -18,6 +18,7 @@ use crate::questions::Questions;
 use crate::receipts::{Basis, submission_hash};
 use crate::results::Results;
 use crate::sandbox::{Confinement, Launcher};
+use crate::seal;
 use crate::workshop::{Job, Workshop};
 
 /// A run: who grades what, with which walls.
@@ -49,6 +50,8 @@ pub struct Summary {
     pub refused: usize,
     /// Those that the machine failed on.
     pub faults: usize,
+    /// Results that were there and had been changed by hand: id and what was noticed. They were graded again.
+    pub changed: Vec<(String, String)>,
     /// Wall time.
     pub seconds: f64,
 }
@@ -85,8 +88,14 @@ impl Batch<'_> {
             .iter()
             .filter(|one| !self.is_current(&basis, one))
             .collect();
+        let changed = open.iter().filter_map(|one| {
+            let result = self.results.get(&one.id).ok()??;
+            let found = seal::problems(&result);
+            (!found.is_empty()).then(|| (one.id.clone(), found.join("; ")))
+        });
         let mut summary = Summary {
             kept: self.plan.submissions.len() - open.len(),
+            changed: changed.collect(),
             ..Summary::default()
         };
         if !open.is_empty() {
@@ -107,6 +116,7 @@ impl Batch<'_> {
         let mut now = submission.clone();
         take(&self.course.module, &self.plan.submissions_folder, &mut now);
         result.status != Status::Fault
+            && seal::problems(&result).is_empty()
             && result.submission == now
             && basis.is_current(receipt, &submission_hash(&now))
     }

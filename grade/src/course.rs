@@ -11,6 +11,7 @@ use tito::snapshot::hash;
 use tito::workspace::{Module, Workspace};
 
 use crate::graft::Stubs;
+use crate::rooms::Rooms;
 
 /// The package that runs sealed.
 pub const HARNESS: &str = "tito-grade-harness";
@@ -31,6 +32,8 @@ pub struct Course {
     pub exam: Texts,
     /// Words of the source policy that this module grants.
     pub grants: Vec<String>,
+    /// What exercises may name of the course.
+    pub rooms: Rooms,
     /// SHA-256 over the sources a submission is compiled and compared with.
     pub course_hash: String,
     /// SHA-256 over the exam's sources.
@@ -80,8 +83,12 @@ impl Course {
         } else {
             Texts::new()
         };
+        let crate_root = given.get(&module.shown(&module.manifest.root));
+        let crate_root =
+            crate_root.map_or("", |text| std::str::from_utf8(text).unwrap_or_default());
         Ok(Course {
             grants: module.manifest.grants.clone(),
+            rooms: Rooms::new(&module.manifest.files, &stubs, crate_root),
             stubs,
             course_hash: hash(parts.join(" ").as_bytes()),
             exam_hash: digest(&exam),
@@ -198,4 +205,44 @@ pub fn digest(texts: &Texts) -> String {
         .map(|(path, text)| format!("{} {path}", hash(text)))
         .collect();
     hash(lines.join("\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Part;
+
+    /// An exercise that its own solution could not be written in would be a trap.
+    #[test]
+    fn the_solutions_name_nothing_that_is_not_for_them() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = Workspace::find(Some(&root)).expect("the course");
+        let course = Course::load(&workspace, "15", None).expect("module 15");
+        let mut holes = 0;
+        for file in course.module.twin_files().expect("the solutions") {
+            let marked = Marked::parse(&file.text).expect("markers");
+            for hole in marked.holes() {
+                let text = marked.body(hole);
+                let part = Part {
+                    file: &file.name,
+                    line: hole.line() + 1,
+                    text: &text,
+                };
+                assert_eq!(course.rooms.look(&part), Vec::new(), "{}", hole.tag);
+                holes += 1;
+            }
+        }
+        assert!(holes > 20, "{holes}");
+        let given = |file: &str, text: &str| {
+            let part = Part {
+                file,
+                line: 1,
+                text,
+            };
+            course.rooms.look(&part).len()
+        };
+        assert_eq!(given("qparams.rs", "crate::dialect::Dialect::Onnx"), 1);
+        assert_eq!(given("fake_quantize.rs", "crate::learned::round(x)"), 1);
+        assert_eq!(given("quantize.rs", "crate::fake_quantize_learned(x)"), 1);
+    }
 }

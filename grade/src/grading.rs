@@ -92,6 +92,7 @@ impl Grader<'_> {
             compile_errors: Vec::new(),
             receipt: None,
             seconds: 0.0,
+            seal: String::new(),
         }
     }
 
@@ -113,6 +114,7 @@ impl Grader<'_> {
         }
         let rules = Rules {
             grants: &self.course.grants,
+            rooms: Some(&self.course.rooms),
             refuses_kernels: self.plan.options.strict_kernels,
         };
         let mut graft = graft(&self.course.stubs, taken, rules);
@@ -327,8 +329,7 @@ impl Grader<'_> {
     }
 
     fn receipt(&self, result: &SubmissionResult) -> Receipt {
-        let checks = result.exercises.iter().flat_map(|one| &one.checks);
-        receipts::receipt(self.basis, self.questions, &result.submission, checks)
+        receipts::receipt(self.basis, self.questions, result)
     }
 }
 

@@ -10,6 +10,7 @@ use tito::markers::Marked;
 use crate::intake::Taken;
 use crate::model::{CompileError, Finding, Replaced};
 use crate::policy::{Part, calls_kernels, look};
+use crate::rooms::Rooms;
 
 /// What is said of a file with other text than the course's around the holes.
 pub const CHANGED_OUTSIDE: &str = "was changed outside the markers";
@@ -52,6 +53,8 @@ pub struct Graft {
 pub struct Rules<'a> {
     /// Words that the module may use.
     pub grants: &'a [String],
+    /// What exercises may name of the course; without it, everything.
+    pub rooms: Option<&'a Rooms>,
     /// A hole that calls the library's finished kernels is left to the stub.
     pub refuses_kernels: bool,
 }
@@ -126,6 +129,8 @@ fn one(file: &str, stub: &str, text: &str, rules: Rules<'_>, graft: &mut Graft) 
         match look(&part, rules.grants) {
             Ok(findings) => {
                 graft.findings.extend(findings);
+                let rooms = rules.rooms.map(|rooms| rooms.look(&part));
+                graft.findings.extend(rooms.into_iter().flatten());
                 let refused = rules
                     .refuses_kernels
                     .then(|| calls_kernels(&part, rules.grants));

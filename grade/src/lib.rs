@@ -18,6 +18,7 @@ pub mod clean;
 pub mod cli;
 #[cfg(target_os = "linux")]
 pub mod commands;
+pub mod compare;
 pub mod course;
 #[cfg(target_os = "linux")]
 pub mod examine;
@@ -32,7 +33,9 @@ pub mod questions;
 pub mod receipts;
 pub mod report;
 pub mod results;
+pub mod rooms;
 pub mod sandbox;
+pub mod seal;
 #[cfg(target_os = "linux")]
 pub mod slurm;
 #[cfg(target_os = "linux")]

@@ -3,7 +3,7 @@
 use tito::snapshot::hash;
 
 use crate::course::Course;
-use crate::model::{CheckResult, Layers, Options, Plan, Receipt, Submission};
+use crate::model::{Layers, Options, Plan, Receipt, Submission, SubmissionResult};
 use crate::questions::Questions;
 
 /// Everything a grade depends on but the submission.
@@ -72,18 +72,26 @@ pub fn submission_hash(submission: &Submission) -> String {
     hash(lines.join("\n").as_bytes())
 }
 
+/// The hash of what came out: how it ended, and for every check its weight and whether it was passed. The points follow from these.
+pub fn outcome(result: &SubmissionResult) -> String {
+    let mut lines = vec![format!("{:?}", result.status)];
+    for exercise in &result.exercises {
+        lines.push(format!(
+            "{} of {} {}",
+            exercise.id, exercise.of, exercise.bonus
+        ));
+        let checks = exercise.checks.iter();
+        lines.extend(
+            checks.map(|check| format!("{} {} {}", check.id, check.weight, check.passed())),
+        );
+    }
+    hash(lines.join("\n").as_bytes())
+}
+
 /// The receipt of a graded submission.
-pub fn receipt<'a>(
-    basis: &Basis,
-    questions: &Questions,
-    submission: &Submission,
-    checks: impl Iterator<Item = &'a CheckResult>,
-) -> Receipt {
-    let outcome: Vec<String> = checks
-        .map(|check| format!("{} {}", check.id, check.passed()))
-        .collect();
+pub fn receipt(basis: &Basis, questions: &Questions, result: &SubmissionResult) -> Receipt {
     Receipt {
-        submission: submission_hash(submission),
+        submission: submission_hash(&result.submission),
         course: basis.course.clone(),
         exam: basis.exam.clone(),
         judges: questions.judges_hash.clone(),
@@ -92,7 +100,7 @@ pub fn receipt<'a>(
         grader: basis.grader.clone(),
         seed: basis.seed,
         limits: basis.limits.clone(),
-        outcome: hash(outcome.join("\n").as_bytes()),
+        outcome: outcome(result),
         layers: basis.layers.clone(),
     }
 }

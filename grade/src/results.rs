@@ -11,6 +11,7 @@ use tito::lock::cannot_write;
 use tito::snapshot::write_atomically;
 
 use crate::model::{FORMAT, Plan, SubmissionResult};
+use crate::seal::seal;
 
 /// Where a run puts what it finds.
 ///
@@ -74,7 +75,9 @@ impl Results {
     ///
     /// An environment error if it cannot be written.
     pub fn keep(&self, result: &SubmissionResult) -> Result<()> {
-        write(&self.path(&result.submission.id), result)
+        let mut sealed = result.clone();
+        sealed.seal = seal(result);
+        write(&self.path(&result.submission.id), &sealed)
     }
 
     /// Ids of the students who have a result, in order.

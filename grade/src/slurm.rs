@@ -21,8 +21,9 @@ use tito::failure::Failure;
 use tito::lock::cannot_write;
 use tito::snapshot::write_atomically;
 
-use crate::model::{Plan, Status};
+use crate::model::{Plan, Status, SubmissionResult};
 use crate::results::Results;
+use crate::seal;
 
 /// Slurm's own limit of array indices, unless the site raised it: `MaxArraySize` is 1001.
 const MOST_TASKS: usize = 1_000;
@@ -74,7 +75,7 @@ pub struct Submitted {
     pub merge: String,
 }
 
-/// The students of a plan without a result, or with one that the machine failed on.
+/// The students of a plan without a result, or with one that the machine failed on, that somebody changed or that is of another run.
 ///
 /// # Errors
 ///
@@ -83,7 +84,12 @@ pub fn missing(plan: &Plan, results: &Results) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for submission in &plan.submissions {
         let result = results.get(&submission.id)?;
-        if result.is_none_or(|result| result.status == Status::Fault) {
+        let counts = |result: SubmissionResult| {
+            result.status != Status::Fault
+                && seal::problems(&result).is_empty()
+                && seal::strangeness(&result, plan, &submission.id).is_empty()
+        };
+        if !result.is_some_and(counts) {
             ids.push(submission.id.clone());
         }
     }

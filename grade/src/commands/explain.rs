@@ -8,6 +8,7 @@ use tito::failure::{Failure, Outcome};
 use tito::ui;
 
 use super::Context;
+use crate::compare::changes;
 use crate::model::SubmissionResult;
 use crate::receipts::differences;
 use crate::results;
@@ -28,12 +29,12 @@ pub fn run(context: &Context<'_>, a: &Path, b: &Path) -> Result<Outcome> {
         })
     };
     let causes = differences(&receipt(&first, a)?, &receipt(&second, b)?);
-    let checks = changed_checks(&first, &second);
+    let changes = changes(&first, &second);
     if context.json {
         ui::print_json(&json!({
             "points": [first.points, second.points],
             "causes": causes,
-            "checks": checks.iter().map(|(id, a, b)| json!({"id": id, "a": a, "b": b})).collect::<Vec<_>>(),
+            "changes": changes,
         }));
         return Ok(Outcome::Good);
     }
@@ -50,8 +51,9 @@ pub fn run(context: &Context<'_>, a: &Path, b: &Path) -> Result<Outcome> {
     for cause in &causes {
         ui::say(format!("  changed: {cause}"));
     }
-    for (id, a, b) in &checks {
-        ui::say(format!("  {id}: {a} -> {b}"));
+    for change in &changes {
+        let (before, after) = (&change.before, &change.after);
+        ui::say(format!("  {}: {before} -> {after}", change.what));
     }
     Ok(Outcome::Good)
 }
@@ -67,23 +69,4 @@ pub fn load(path: &Path) -> Result<SubmissionResult> {
             .help("results are RESULTS/students/NAME.json")
     })?;
     read.ok_or_else(|| Failure::usage(format!("there is no {}", path.display())).into())
-}
-
-/// Checks that ended differently: id, how it ended in the first, how in the second.
-fn changed_checks(a: &SubmissionResult, b: &SubmissionResult) -> Vec<(String, String, String)> {
-    let all = |result: &SubmissionResult| {
-        let checks = result.exercises.iter().flat_map(|one| &one.checks);
-        checks
-            .map(|check| (check.id.clone(), check.message.clone()))
-            .collect::<std::collections::BTreeMap<_, _>>()
-    };
-    let (a, b) = (all(a), all(b));
-    let ids: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let of = |map: &std::collections::BTreeMap<String, String>, id: &String| {
-        map.get(id).cloned().unwrap_or_else(|| "not asked".into())
-    };
-    ids.into_iter()
-        .map(|id| (id.clone(), of(&a, id), of(&b, id)))
-        .filter(|(_, a, b)| a != b)
-        .collect()
 }

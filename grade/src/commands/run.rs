@@ -114,6 +114,7 @@ pub fn run(context: &Context<'_>, wishes: &Wishes) -> Result<Outcome> {
             "graded": summary.graded,
             "refused": summary.refused,
             "faults": summary.faults,
+            "changed": summary.changed,
             "left_alone": listing.left_alone,
             "notes": notes(&plan),
             "seconds": summary.seconds,
@@ -227,6 +228,11 @@ fn print(
     }
     for (id, note) in notes(plan) {
         ui::note(format!("{id}: {note}"));
+    }
+    for (id, what) in &summary.changed {
+        ui::note(format!(
+            "{id}: its result had been changed after it was graded ({what}); it was graded again"
+        ));
     }
     let mut parts = vec![format!("{} graded", summary.graded)];
     let more = [

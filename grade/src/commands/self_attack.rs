@@ -15,7 +15,9 @@ use tito::ui::{self, BAD, FAINT, GOOD, STRONG, paint};
 use super::{Context, isolation};
 use crate::attack::{Attack, Words, catalogue, judge};
 use crate::course::Course;
-use crate::model::{Isolation, SubmissionResult};
+use crate::model::{Isolation, Plan, SubmissionResult};
+use crate::report::Book;
+use crate::report::published::{at_another_pace, documents};
 use crate::results::Results;
 use crate::sandbox::{FIRST_USER, Launcher, probe};
 
@@ -238,6 +240,7 @@ impl Battlefield {
             String::from_utf8_lossy(output).into_owned(),
         )];
         let results = Results::new(&self.results);
+        let plan = results.plan().ok().flatten();
         let mut honest = None;
         for id in results.ids().unwrap_or_default() {
             let whole = fs::read_to_string(results.path(&id)).unwrap_or_default();
@@ -255,6 +258,14 @@ impl Battlefield {
             };
             if id == "honest" {
                 honest = Some(result.points);
+            }
+            for (name, text, other) in published(plan.as_ref(), &result) {
+                if text != other {
+                    problems.push(format!(
+                        "the time that {id} takes for hidden checks shows in {name}"
+                    ));
+                }
+                texts.push((format!("{name} of {id}"), text));
             }
             let exercises = result.exercises.iter().flat_map(|one| &one.checks);
             let hidden = exercises
@@ -307,6 +318,25 @@ impl Battlefield {
         }
         problems
     }
+}
+
+/// What a student would be given: name and text of each document, and the text it had if hidden checks had taken other times.
+fn published(
+    plan: Option<&Plan>,
+    result: &SubmissionResult,
+) -> Vec<(&'static str, String, String)> {
+    let documents = |result: SubmissionResult| {
+        let mut plan = plan.cloned()?;
+        plan.submissions = vec![result.submission.clone()];
+        let book = Book::new(plan, vec![Some(result)], None, None).ok()?;
+        Some(documents(&book, book.rows.first()?))
+    };
+    let other = documents(at_another_pace(result));
+    let pairs = documents(result.clone()).into_iter().flatten();
+    pairs
+        .zip(other.into_iter().flatten())
+        .map(|((name, text), (_, other))| (name, text, other))
+        .collect()
 }
 
 /// Processes of the cells' users, or that are called as what runs in a cell.

@@ -9,14 +9,16 @@ use tito::ui::{self, BAD, GOOD, paint};
 
 use super::{Context, explain};
 use crate::batch::Batch;
+use crate::compare::changes;
 use crate::course::Course;
 use crate::model::Plan;
 use crate::receipts::differences;
 use crate::results::Results;
 use crate::sandbox::{Launcher, probe};
+use crate::seal;
 use crate::workshop::Toolchain;
 
-/// Grades the submission of a result again, from the same folder with the same seed, and compares.
+/// Grades the submission of a result again, from the same folder with the same seed, and compares all that makes the grade.
 ///
 /// # Errors
 ///
@@ -67,12 +69,16 @@ pub fn run(context: &Context<'_>, path: &Path) -> Result<Outcome> {
         ))
     })?;
     let causes = differences(&old, &new);
-    let same = old.outcome == new.outcome && before.points == after.points;
+    let by_hand = seal::problems(&before);
+    let changes = changes(&before, &after);
+    let same = changes.is_empty() && by_hand.is_empty();
     if context.json {
         ui::print_json(&json!({
             "same": same,
             "points": [before.points, after.points],
             "causes": causes,
+            "changed_by_hand": by_hand,
+            "changes": changes,
         }));
     } else {
         let points = tito::receipt::points;
@@ -88,6 +94,15 @@ pub fn run(context: &Context<'_>, path: &Path) -> Result<Outcome> {
             points(after.points),
             after.of
         ));
+        for what in &by_hand {
+            ui::say(format!(
+                "  the file was changed after it was graded: {what}"
+            ));
+        }
+        for change in &changes {
+            let (before, after) = (&change.before, &change.after);
+            ui::say(format!("  {}: {before} -> {after}", change.what));
+        }
         for cause in &causes {
             ui::say(format!("  changed since: {cause}"));
         }

@@ -40,6 +40,9 @@ pub struct SubmissionResult {
     pub receipt: Option<Receipt>,
     /// Seconds of wall time it took.
     pub seconds: f64,
+    /// SHA-256 over the rest as it was written, so that what is changed afterwards is noticed; see [`crate::seal`].
+    #[serde(default)]
+    pub seal: String,
 }
 
 /// How grading ended.
@@ -104,7 +107,7 @@ impl CheckResult {
         self.outcome == Outcome::Passed
     }
 
-    /// The same without what would reveal a hidden check's inputs and expected values.
+    /// The same without what would reveal a hidden check's inputs and expected values. Its time would: code can wait as long as an input says.
     pub fn for_student(&self) -> Self {
         let mut shown = self.clone();
         if self.visibility == Visibility::Hidden {
@@ -112,6 +115,7 @@ impl CheckResult {
             shown.case = None;
             shown.printed = None;
             shown.answer = None;
+            shown.milliseconds = 0;
         }
         shown
     }

@@ -10,6 +10,7 @@ use crate::model::{
     CheckInfo, CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult,
 };
 use crate::results::Results;
+use crate::seal;
 
 /// All that reports are made of.
 #[derive(Clone, Debug)]
@@ -56,12 +57,22 @@ impl Book {
             .help("name the folder that `tito grade run --out` wrote")
             .into());
         };
-        let graded: Vec<_> = plan
-            .submissions
-            .iter()
-            .map(|submission| results.get(&submission.id))
-            .collect::<Result<_>>()?;
-        Book::new(plan, graded, policy, marks)
+        let mut graded = Vec::new();
+        let mut refused = Vec::new();
+        for submission in &plan.submissions {
+            let kept = results.get(&submission.id)?;
+            let why = kept
+                .as_ref()
+                .and_then(|result| not_taken(result, &plan, &submission.id));
+            // Nothing of it may be published: it is as if it was not graded.
+            graded.push(kept.filter(|_| why.is_none()));
+            refused.push(why);
+        }
+        let mut book = Book::new(plan, graded, policy, marks)?;
+        for (row, why) in book.rows.iter_mut().zip(refused) {
+            row.open.extend(why);
+        }
+        Ok(book)
     }
 
     /// The book of a plan and a result, or none, for each of its submissions.
@@ -120,6 +131,21 @@ impl Book {
         let code: u32 = code.map(|exercise| exercise.points).sum();
         f64::from(code) + self.written_of
     }
+}
+
+/// Why a result's file is not taken for a grade, as a sentence for staff.
+fn not_taken(result: &SubmissionResult, plan: &Plan, id: &str) -> Option<String> {
+    let strange = seal::strangeness(result, plan, id);
+    let changed = seal::problems(result);
+    let (what, why) = match (changed.is_empty(), strange.is_empty()) {
+        (true, true) => return None,
+        (false, _) => ("was changed after it was graded", changed),
+        (true, false) => ("is not of this run", strange),
+    };
+    Some(format!(
+        "its result {what}: {}; it counts for nothing until `run` has graded it again",
+        why.join("; ")
+    ))
 }
 
 /// The checks as the results know them, where the plan does not name them.

@@ -94,7 +94,7 @@ pub fn results(book: &Book, row: &Row, hidden: Hidden) -> Value {
         document["tests"] = json!([]);
     }
     if let Some(result) = result {
-        document["execution_time"] = json!(rounded(result.seconds));
+        // No `execution_time`: hidden checks are part of it, and code can wait as long as a hidden input says.
         if let Some(receipt) = &result.receipt {
             document["extra_data"] =
                 json!({ "submission": receipt.submission, "outcome": receipt.outcome });

@@ -48,13 +48,11 @@ impl Suite {
             Some(result) if result.status == Status::Refused => {
                 suite.tests = 1;
                 suite.failures = 1;
-                suite.time = result.seconds;
                 cases += &one("submission", "failure", &result.reasons.join(" "));
             }
             Some(result) => {
                 suite.tests = 1;
                 suite.errors = 1;
-                suite.time = result.seconds;
                 cases += &one("submission", "error", &result.reasons.join(" "));
             }
             None => {
@@ -103,7 +101,8 @@ impl Suite {
         };
         for share in shares(result) {
             let check = share.check;
-            let seconds = check.milliseconds as f64 / 1000.0;
+            let shown = check.for_student();
+            let seconds = shown.milliseconds as f64 / 1000.0;
             self.tests += 1;
             self.time += seconds;
             let _ = write!(
@@ -129,7 +128,7 @@ impl Suite {
                 xml(&kind),
                 xml(why.map_or("", |info| info.why.as_str())),
             );
-            if let Some(printed) = check.for_student().printed {
+            if let Some(printed) = shown.printed {
                 let _ = writeln!(cases, "      <system-out>{}</system-out>", xml(&printed));
             }
             *cases += "    </testcase>\n";

@@ -20,6 +20,7 @@ pub mod junit;
 pub mod late;
 pub mod pages;
 pub mod plagiarism;
+pub mod published;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod stats;

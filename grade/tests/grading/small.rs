@@ -311,4 +311,22 @@ fn regrade(class: &Class) {
 
     let verified = json(class.grader(&["--json", "verify", &b]).output().unwrap());
     assert_eq!(verified["same"], true, "{verified}");
+
+    // Points that somebody wrote into the file are no grade: they are found by name, and graded again.
+    let path = class.results().path("perfect");
+    let points = class.result("perfect").points;
+    let text = fs::read_to_string(&path).unwrap();
+    let (from, to) = (format!("\"points\": {points:?}"), "\"points\": 100.0");
+    assert!(text.contains(&from), "{from}");
+    fs::write(&path, text.replacen(&from, to, 1)).unwrap();
+    let verified = json(class.grader(&["--json", "verify", &b]).output().unwrap());
+    assert_eq!(verified["same"], false, "{verified}");
+    assert_eq!(verified["changes"][0]["what"], "points", "{verified}");
+    let again = class.run(&[]);
+    assert_eq!(again["changed"][0][0], "perfect", "{again}");
+    assert_eq!(
+        (again["kept"].as_u64(), again["graded"].as_u64()),
+        (Some(6), Some(1))
+    );
+    assert_eq!(class.result("perfect").points, points);
 }

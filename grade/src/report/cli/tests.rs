@@ -185,3 +185,37 @@ fn wrong_wishes_are_usage_errors() {
     let error = class.report("").expect_err("no plan").to_string();
     assert!(error.contains("no plan.json"), "{error}");
 }
+
+/// Points that were changed in a result's file were published as they were.
+#[test]
+fn a_result_that_was_changed_by_hand_counts_for_nothing_and_is_open() {
+    let class = Class::new();
+    let path = class.path("results/students/partial.json");
+    let text = fs::read_to_string(&path).expect("reads");
+    let more = text.replacen("\"points\": 58.3", "\"points\": 98.3", 1);
+    assert_ne!(text, more);
+    fs::write(&path, more).expect("writes");
+    // Somebody else's result under another name is noticed as well.
+    fs::copy(&path, class.path("results/students/not-yet.json")).expect("copies");
+    assert_eq!(class.report("").expect("a report"), Outcome::WorkLeft);
+    let table = class.read("grades.csv");
+    let row = |id: &str| {
+        table
+            .lines()
+            .find(|line| line.starts_with(id))
+            .expect("a row")
+    };
+    assert!(row("partial").contains(",missing,,"), "{table}");
+    assert!(
+        row("partial").contains(
+            "was changed after it was graded: the result says 98.33 points, its checks give 58.33"
+        ),
+        "{table}"
+    );
+    assert!(!table.contains(",98.33"), "{table}");
+    assert!(
+        row("not-yet").contains("was changed after it was graded"),
+        "{table}"
+    );
+    assert!(!row("jane").contains("changed"), "{table}");
+}
