@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tito::failure::Failure;
+use tito::ui;
 use tito::workspace::Workspace;
 
 use crate::course::Course;
@@ -17,7 +18,7 @@ use crate::model::{Isolation, Plan, Status, Submission, SubmissionResult};
 use crate::questions::Questions;
 use crate::receipts::{Basis, submission_hash};
 use crate::results::Results;
-use crate::sandbox::{Confinement, Launcher};
+use crate::sandbox::{Confinement, Launcher, thread_limit};
 use crate::seal;
 use crate::workshop::{Job, Workshop};
 
@@ -135,6 +136,9 @@ impl Batch<'_> {
             self.confinement.clone(),
             limit,
         )?;
+        ui::note(
+            "preparing: the course's own solution, its exam and its catalogue of mistakes are compiled and asked ...",
+        );
         let jobs = self.jobs.clamp(1, open.len());
         // The reference is compiled while the jobs prepare themselves.
         let (questions, prepared) = std::thread::scope(|scope| {
@@ -152,6 +156,8 @@ impl Batch<'_> {
         let questions = questions?;
         self.name_checks(&questions)?;
         let libraries = workshop.libraries()?;
+        let limits_threads = self.confinement.limits_threads;
+        let shared_processes = limits_threads.then(thread_limit);
         let mut graders = Vec::new();
         for job in prepared {
             let job = job?;
@@ -167,6 +173,10 @@ impl Batch<'_> {
                     options: &self.plan.options,
                     libraries: &libraries,
                     user: job.user(),
+                    processes: match job.user() {
+                        Some(_) => Some(OWN_PROCESSES),
+                        None => shared_processes,
+                    },
                 },
                 job,
             });
@@ -249,6 +259,9 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
+
+/// Processes and threads of a user that a job has for itself: one runner at a time, whose threads are counted as well.
+const OWN_PROCESSES: u64 = 64;
 
 /// What compiling the reference may take.
 const REFERENCE_LIMIT: Duration = Duration::from_secs(120);

@@ -52,6 +52,8 @@ pub struct Examiner<'a> {
     pub libraries: &'a [std::path::PathBuf],
     /// The user cells run as.
     pub user: Option<u32>,
+    /// Processes and threads that user may have.
+    pub processes: Option<u64>,
 }
 
 impl Examiner<'_> {
@@ -99,7 +101,7 @@ impl Examiner<'_> {
                 cpu_seconds: limit.as_secs().saturating_add(1).saturating_mul(4),
                 file: 0,
                 files: 32,
-                processes: self.user.map(|_| 64),
+                processes: self.processes,
             },
             starts_programs: false,
             needs_landlock: Some(self.confinement.landlock.clone()),

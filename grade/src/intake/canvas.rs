@@ -4,6 +4,8 @@
 //! doejane_1001_70001_hw.zip              name, number of the student, number of the upload, name of the file
 //! doejane_LATE_1001_70001_hw.zip         handed in late
 //! doejane_1001_70002_quantize-1.rs       handed in unpacked; the second file of this name that the student uploaded
+//! anon_Ab3dE_70001_hw.zip                names are hidden: a code instead of name and number
+//! LATE_anon_Ab3dE_70001_hw.zip           likewise, late
 //! ```
 //!
 //! Source: Canvas, `lib/content_zipper.rb`. The name is the student's sortable name in small letters, without all that is no letter, digit or underscore.
@@ -21,8 +23,10 @@ use crate::model::{LooseFile, Origin, Submission};
 pub(super) struct Upload {
     /// Last and first name in one word.
     pub name: String,
-    /// Canvas' number of the student.
+    /// Canvas' number of the student, or the code that stands for it.
     pub number: String,
+    /// True if it is a code, which the gradebook does not know.
+    pub anonymous: bool,
     /// Canvas' number of the upload; later ones are higher.
     pub upload: u64,
     /// Marked as late.
@@ -35,6 +39,9 @@ pub(super) struct Upload {
 
 /// Reads the name of a file; `None` for one that is not from Canvas.
 pub(super) fn read(source: &str) -> Option<Upload> {
+    if let Some(upload) = read_anonymous(source) {
+        return Some(upload);
+    }
     let parts: Vec<&str> = source.split('_').collect();
     let is_number = |at: usize| {
         let part = parts.get(at)?;
@@ -51,9 +58,31 @@ pub(super) fn read(source: &str) -> Option<Upload> {
     Some(Upload {
         name,
         number: number.to_owned(),
+        anonymous: false,
         upload: upload.parse().ok()?,
         late,
         file: without_count(&file),
+        source: source.to_owned(),
+    })
+    .filter(|_| is_whole)
+}
+
+/// `anon`, a code of five letters and digits, the number of the upload, the file.
+fn read_anonymous(source: &str) -> Option<Upload> {
+    let rest = source.strip_prefix("LATE_");
+    let late = rest.is_some();
+    let mut parts = rest.unwrap_or(source).strip_prefix("anon_")?.splitn(3, '_');
+    let (code, upload, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_whole = is_code && file.contains('.') && !file.starts_with('.');
+    let is_number = upload.bytes().all(|byte| byte.is_ascii_digit());
+    Some(Upload {
+        name: "anon".to_owned(),
+        number: code.to_owned(),
+        anonymous: true,
+        upload: upload.parse().ok().filter(|_| is_number)?,
+        late,
+        file: without_count(file),
         source: source.to_owned(),
     })
     .filter(|_| is_whole)
@@ -135,8 +164,12 @@ pub(super) fn gather(mut uploads: Vec<Upload>) -> Option<Submission> {
     let path = PathBuf::from(&source);
     Some(Submission {
         id: names::id(&format!("{}_{}", newest.name, newest.number)),
-        name: clean::line(&newest.name, 100),
-        student_number: Some(newest.number),
+        name: if newest.anonymous {
+            clean::line(&format!("{} {}", newest.name, newest.number), 100)
+        } else {
+            clean::line(&newest.name, 100)
+        },
+        student_number: (!newest.anonymous).then_some(newest.number),
         late: Some(late),
         notes,
         loose,
@@ -203,6 +236,33 @@ mod tests {
             "a_b_c_d.rs",
         ] {
             assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    /// They were archives of somebody unknown: late ones were on time, and of two uploads both were graded.
+    #[test]
+    fn downloads_without_names_are_gathered_by_their_codes() {
+        let kim = gathered(&[
+            "LATE_anon_Ab3dE_70009_my_hw-1.zip",
+            "LATE_anon_Ab3dE_70001_my_hw.zip",
+        ]);
+        assert_eq!(
+            (kim.id.as_str(), kim.name.as_str()),
+            ("anon_Ab3dE", "anon Ab3dE")
+        );
+        assert_eq!((kim.late, kim.student_number), (Some(true), None));
+        assert!(kim.source.ends_with("LATE_anon_Ab3dE_70009_my_hw-1.zip"));
+        assert!(kim.notes[0].contains("70001"));
+        // A code of digits alone is nobody's number in the gradebook.
+        let digits = gathered(&["anon_12345_70001_quantize.rs"]);
+        assert_eq!(loose(&digits).len(), 1);
+        assert_eq!((digits.late, digits.student_number), (Some(false), None));
+        for other in [
+            "anon_Ab3dE_x_hw.zip",
+            "anon_Ab3dE_70001_hw",
+            "anon_Ab3d_70001.zip",
+        ] {
+            assert_eq!(read_anonymous(other), None, "{other}");
         }
     }
 

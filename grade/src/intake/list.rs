@@ -39,7 +39,7 @@ pub fn list(folder: &Path) -> Result<Listing> {
         .map(|text| gradescope::parse(&text))
         .unwrap_or_default();
     let mut listing = Listing::default();
-    let mut uploads: BTreeMap<String, Vec<canvas::Upload>> = BTreeMap::new();
+    let mut uploads: BTreeMap<(bool, String), Vec<canvas::Upload>> = BTreeMap::new();
     for path in paths {
         let Some(name) = path.to_str() else {
             listing.submissions.push(unreadable(&path));
@@ -61,7 +61,8 @@ pub fn list(folder: &Path) -> Result<Listing> {
         let upload = is_file.then(|| canvas::read(name)).flatten();
         let mut submission = match (upload, stem) {
             (Some(upload), _) => {
-                let all = uploads.entry(upload.number.clone()).or_default();
+                let whose = (upload.anonymous, upload.number.clone());
+                let all = uploads.entry(whose).or_default();
                 all.push(upload);
                 continue;
             }

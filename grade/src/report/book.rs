@@ -7,7 +7,7 @@ use super::answers::Marks;
 use super::late::{Lateness, Policy};
 use crate::graft::CHANGED_OUTSIDE;
 use crate::model::{
-    CheckInfo, CheckResult, ExerciseResult, Plan, Status, Submission, SubmissionResult,
+    CheckInfo, CheckResult, ExerciseResult, Outcome, Plan, Status, Submission, SubmissionResult,
 };
 use crate::results::Results;
 use crate::seal;
@@ -110,8 +110,12 @@ impl Book {
             };
             let written = marks.and_then(|marks| marks.points_of(&submission.id));
             let mut row = row(submission, result, lateness, written, policy, marks);
-            // Of the plan: what lies beside a submission may have changed since it was graded.
-            row.open.extend(planned.notes.iter().cloned());
+            let exception = policy.and_then(|policy| policy.students.get(&planned.id));
+            if !exception.is_some_and(|exception| exception.settled) {
+                row.open.extend(row.result.as_ref().and_then(to_look_at));
+                // Of the plan: what lies beside a submission may have changed since it was graded.
+                row.open.extend(planned.notes.iter().cloned());
+            }
             rows.push(row);
         }
         Ok(Book {
@@ -187,6 +191,28 @@ fn suspicions(result: &SubmissionResult) -> Vec<String> {
     found.chain(refused).chain(changed.cloned()).collect()
 }
 
+/// What a person has to decide about a result, if anything.
+fn to_look_at(result: &SubmissionResult) -> Option<String> {
+    let ask = "ask whether it is the right upload";
+    if result.status == Status::Refused {
+        return Some(format!("nothing in it could be graded: {ask}"));
+    }
+    let mut checks = result.exercises.iter().flat_map(|one| &one.checks);
+    let is_open = |check: &CheckResult| matches!(check.outcome, Outcome::Unfinished(_));
+    if result.status == Status::Graded && checks.clone().next().is_some() && checks.all(is_open) {
+        return Some(format!("nothing in it is written: {ask}"));
+    }
+    if !result.needs_human {
+        return None;
+    }
+    let look = "somebody should look at it before the grade is published";
+    Some(match suspicions(result).as_slice() {
+        [] => look.to_owned(),
+        [only] => format!("{look}: {only}"),
+        [first, others @ ..] => format!("{look}: {first}; and {} more", others.len()),
+    })
+}
+
 fn row(
     submission: Submission,
     result: Option<SubmissionResult>,
@@ -213,14 +239,6 @@ fn row(
             is_known = false;
         }
         Some(Status::Refused | Status::Graded) => {}
-    }
-    if let Some(result) = result.as_ref().filter(|result| result.needs_human) {
-        let look = "somebody should look at it before the grade is published";
-        open.push(match suspicions(result).as_slice() {
-            [] => look.to_owned(),
-            [only] => format!("{look}: {only}"),
-            [first, others @ ..] => format!("{look}: {first}; and {} more", others.len()),
-        });
     }
     if lateness.is_unknown {
         open.push("it is not known when it was handed in".to_owned());
@@ -411,6 +429,28 @@ mod tests {
             open.ends_with("published: `kernels` in x.rs:7; and 1 more"),
             "{open}"
         );
+    }
+
+    /// Who uploaded the wrong folder had no points, and nobody was asked to look.
+    #[test]
+    fn an_empty_submission_is_open_until_somebody_settles_it() {
+        let (plan, mut results) = sample::class();
+        let mut stubs = results[1].take().expect("a result");
+        let checks = stubs.exercises.iter_mut().flat_map(|one| &mut one.checks);
+        checks.for_each(|check| check.outcome = Outcome::Unfinished("1.1".into()));
+        results[1] = Some(stubs);
+        let policy = "deadline = 2026-01-31T12:00:00Z\n[students.partial]\nsettled = true\nsubmitted = 2026-01-30T12:00:00Z";
+        let policy: Policy = toml::from_str(policy).expect("a policy");
+        let open = |policy: Option<&Policy>, id: &str| {
+            let book = Book::new(plan.clone(), results.clone(), policy, None).expect("a book");
+            let mut rows = book.rows.into_iter();
+            let row = rows.find(|row| row.submission.id == id).expect("there");
+            row.open.join("; ")
+        };
+        assert!(open(None, "partial").starts_with("nothing in it is written"));
+        assert!(open(None, "refused").starts_with("nothing in it could be graded"));
+        assert_eq!(open(Some(&policy), "partial"), "");
+        assert!(open(Some(&policy), "not-yet").contains("not graded yet"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tito::failure::Failure;
 use super::book::{Book, Row};
 use super::csv::{Table, Writer};
 use super::{escape, points};
+use crate::model::Origin;
 use gradebook::{find, is_excused, is_possible, number, target, who};
 
 /// What was filled and what was not.
@@ -89,6 +90,14 @@ pub fn fill(book: &Book, exported: &str, column: &str, scale: bool) -> Result<Fi
         let Some(total) = row.total else { continue };
         match find(&who, &rows, &row.submission) {
             Some(at) => claims.entry(at).or_default().push((row, total * factor)),
+            None if row.submission.origin == Origin::Canvas
+                && row.submission.student_number.is_none() =>
+            {
+                unmatched.push(format!(
+                    "{}: it was downloaded without names; download again once Canvas shows them",
+                    named(row)
+                ));
+            }
             None => unmatched.push(named(row)),
         }
     }

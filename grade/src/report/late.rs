@@ -15,6 +15,7 @@
 //!
 //! [students.kim]
 //! free_days_used = 1         # in earlier modules
+//! settled = true             # somebody looked at it: nothing about it is open any more
 //! submitted = "2026-02-01T08:00:00+01:00"   # where the platform does not tell
 //! ```
 //!
@@ -91,6 +92,9 @@ pub struct Exception {
     /// Nothing is taken, however late.
     #[serde(default)]
     pub waived: bool,
+    /// Somebody looked at the submission and found it in order: what a person had to decide is decided.
+    #[serde(default)]
+    pub settled: bool,
     /// For the record.
     #[serde(default)]
     pub reason: String,

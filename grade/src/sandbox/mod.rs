@@ -19,6 +19,8 @@ mod filters;
 mod landlock;
 mod probe;
 mod supervise;
+#[cfg(target_os = "linux")]
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +29,8 @@ use serde::{Deserialize, Serialize};
 
 pub use probe::{Confinement, probe};
 pub use supervise::{Ended, Ending, Wishes, run};
+#[cfg(target_os = "linux")]
+pub use threads::limit as thread_limit;
 
 /// The first argument that makes this program a cell.
 pub const ENTER: &str = "sandbox-exec";
@@ -72,7 +76,7 @@ pub struct Limits {
     pub file: u64,
     /// Open files.
     pub files: u64,
-    /// Processes and threads of its user; `None` where that user has others that are not ours to count.
+    /// Processes and threads of its user, all together; `None` where the kernel's count is not known.
     pub processes: Option<u64>,
 }
 

@@ -21,6 +21,8 @@ pub struct Confinement {
     pub landlock: String,
     /// True if cells give up root for a user of their own.
     pub drops_user: bool,
+    /// True if the kernel's limit on threads can be told what the user has already. Not in a container whose user has others outside.
+    pub limits_threads: bool,
     /// For the results.
     pub layers: Layers,
 }
@@ -34,6 +36,7 @@ struct Report {
     can_write_files: bool,
     can_open_sockets: bool,
     can_start_programs: bool,
+    can_start_threads: bool,
 }
 
 /// Inside the cell: tries, and says what came of it.
@@ -47,8 +50,19 @@ pub fn report(state: &super::enter::State) -> String {
         can_write_files: can_write(),
         can_open_sockets: std::net::UdpSocket::bind("127.0.0.1:0").is_ok(),
         can_start_programs: std::process::Command::new("/bin/true").spawn().is_ok(),
+        can_start_threads: can_start_threads(),
     };
     serde_json::to_string(&report).unwrap_or_default()
+}
+
+/// As many as the given code divides large products among.
+#[cfg(target_os = "linux")]
+fn can_start_threads() -> bool {
+    let start = |_| std::thread::Builder::new().spawn(|| ());
+    let started: Vec<_> = (0..4).map(start).collect();
+    started
+        .into_iter()
+        .all(|thread| thread.is_ok_and(|thread| thread.join().is_ok()))
 }
 
 /// Leaves nothing behind if it can.
@@ -75,7 +89,7 @@ pub fn probe(launcher: &Launcher) -> Result<Confinement> {
         cpu_seconds: 5,
         file: 0,
         files: 32,
-        processes: None,
+        processes: (!is_root).then(super::thread_limit),
     };
     let ask = |user: Option<u32>| -> Result<std::result::Result<Report, String>> {
         let cell = Cell {
@@ -124,6 +138,8 @@ pub fn probe(_launcher: &Launcher) -> Result<Confinement> {
 }
 
 fn judge(report: &Report, is_root: bool, dropped: bool, why_root: &str) -> Confinement {
+    // Root has no limit, a user of its own has a small one, and any other is tried with what it has already.
+    let limits_threads = dropped || !is_root && report.can_start_threads;
     let mut active = BTreeMap::from([
         (
             Layer::Intake,
@@ -134,7 +150,15 @@ fn judge(report: &Report, is_root: bool, dropped: bool, why_root: &str) -> Confi
             Layer::CompileSandbox,
             "neither hidden checks nor the reference".to_owned(),
         ),
-        (Layer::ResourceLimits, "memory, time, files".to_owned()),
+        (
+            Layer::ResourceLimits,
+            if limits_threads {
+                "memory, time, files, threads"
+            } else {
+                "memory, time, files"
+            }
+            .to_owned(),
+        ),
         (Layer::ProcessPerCheck, "killed as a group".to_owned()),
         (Layer::JudgedOutside, "values on a pipe".to_owned()),
         (Layer::Descriptors, "three pipes".to_owned()),
@@ -173,6 +197,7 @@ fn judge(report: &Report, is_root: bool, dropped: bool, why_root: &str) -> Confi
     Confinement {
         landlock: report.landlock.clone(),
         drops_user: dropped,
+        limits_threads,
         layers: Layers {
             isolation: if missing.is_empty() {
                 Isolation::Full
@@ -197,7 +222,21 @@ mod tests {
             can_write_files: false,
             can_open_sockets: false,
             can_start_programs: false,
+            can_start_threads: true,
         }
+    }
+
+    /// As nobody, on a machine with much to do, sixteen thousand threads were there before the supervisor counted them.
+    #[test]
+    fn threads_are_limited_where_the_kernel_s_count_is_known() {
+        let crowded = Report {
+            can_start_threads: false,
+            ..locked()
+        };
+        assert!(judge(&locked(), false, false, "").limits_threads);
+        assert!(judge(&locked(), true, true, "").limits_threads);
+        assert!(!judge(&crowded, false, false, "").limits_threads);
+        assert!(!judge(&locked(), true, false, "no such user").limits_threads);
     }
 
     #[test]
