@@ -29,7 +29,7 @@ const WORKERS: &str = "2";
 /// What all time-outs of one submission may cost together; after that a check has [`LAST_CHANCE`].
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What asking one submission may take by the clock; right ones take a second. After that a check has [`LAST_CHANCE`] as well.
+/// What asking one submission may take, but for waiting for a processor; right ones take a second. After that a check has [`LAST_CHANCE`] as well.
 const BUDGET: Duration = Duration::from_secs(60);
 
 /// Still fifty times what a right answer takes.
@@ -64,13 +64,13 @@ impl Examiner<'_> {
     ///
     /// An environment error if a cell cannot be locked: that is never the submission's doing.
     pub fn ask(&self, runner: &Path, open: &BTreeSet<String>) -> Result<Vec<CheckResult>> {
-        let begun = Instant::now();
+        let mut spent = Duration::ZERO;
         let mut lost = Duration::ZERO;
         let mut slow: Vec<&str> = Vec::new();
         let mut results = Vec::new();
         let full = Duration::from_millis(self.options.check_ms);
         for record in &self.questions.record.checks {
-            let limit = if lost >= PATIENCE || begun.elapsed() >= BUDGET {
+            let limit = if lost >= PATIENCE || spent >= BUDGET {
                 LAST_CHANCE.min(full)
             } else if slow.contains(&record.exercise.as_str()) {
                 // One endless loop costs one long wait: what is asked of that exercise after it gets less.
@@ -79,6 +79,7 @@ impl Examiner<'_> {
                 full
             };
             let result = self.check(runner, record, limit, open)?;
+            spent += Duration::from_millis(result.milliseconds);
             if result.outcome == Outcome::TimedOut {
                 lost += limit;
                 slow.push(&record.exercise);
@@ -157,7 +158,8 @@ impl Examiner<'_> {
             limit,
             open,
         );
-        result.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = begun.elapsed().saturating_sub(ended.waited);
+        result.milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Ok(result)
     }
 }
@@ -349,6 +351,7 @@ mod tests {
             stdout: Vec::new(),
             stderr: Vec::new(),
             took: Duration::ZERO,
+            waited: Duration::ZERO,
         };
         let open = BTreeSet::from(["15.4".to_owned()]);
         judge(

@@ -50,10 +50,13 @@ pub fn judge(attack: &Attack, result: Option<&SubmissionResult>) -> Proof {
         .find(|one| one.hole.as_deref() == Some(hole));
     let evidence = match attack.runs {
         Some(true) if replaced.is_some() || !says("ATTEMPT") => {
-            let said = result
-                .compile_errors
-                .first()
-                .map_or("", |error| &error.message);
+            let errors = result.compile_errors.first().map(|error| &error.message);
+            // Some check's word: why it was not asked to its end.
+            let failed = checks().find(|check| !matches!(check.outcome, Outcome::Passed));
+            let said = errors
+                .or(result.reasons.first())
+                .or(failed.map(|check| &check.message))
+                .map_or("", String::as_str);
             problems.push(format!("it never ran, so it proves nothing: {said}"));
             String::new()
         }

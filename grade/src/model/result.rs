@@ -97,7 +97,7 @@ pub struct CheckResult {
     pub answer: Option<String>,
     /// What the submission printed.
     pub printed: Option<String>,
-    /// Milliseconds of wall time.
+    /// Milliseconds by the clock, less what it waited for a processor.
     pub milliseconds: u64,
 }
 

@@ -21,6 +21,8 @@ mod probe;
 mod supervise;
 #[cfg(target_os = "linux")]
 mod threads;
+#[cfg(target_os = "linux")]
+mod waited;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

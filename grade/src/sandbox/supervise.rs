@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Limits of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {
-    /// Wall time.
+    /// Wall time, less what the command waited for a processor; ten times as much in all.
     pub wall: Duration,
     /// Bytes of standard output; one more and the command is killed.
     pub stdout: usize,
@@ -44,6 +44,8 @@ pub struct Ended {
     pub stderr: Vec<u8>,
     /// Wall time.
     pub took: Duration,
+    /// What of it the command waited for a processor that others had.
+    pub waited: Duration,
 }
 
 #[cfg(target_os = "linux")]
@@ -74,6 +76,7 @@ mod linux {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+    use super::super::waited::waited;
     use super::{Ended, Ending, Wishes};
 
     /// Starts the command in a group of its own, feeds it `input` and waits within the limits.
@@ -90,6 +93,7 @@ mod linux {
             .stderr(Stdio::piped())
             .spawn()?;
         let watched = watch(&mut child, input, wishes, begun);
+        let waited = waited(child.id());
         // Also what it left behind; it is not waited for yet, so the group's number still is its own.
         kill(&child);
         let status = child.wait()?;
@@ -103,6 +107,7 @@ mod linux {
             stdout,
             stderr,
             took: begun.elapsed(),
+            waited,
         })
     }
 
@@ -113,6 +118,12 @@ mod linux {
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
+
+    /// How many times its limit a command may take by the clock, however busy the machine is.
+    const PATIENCE: u32 = 10;
+
+    /// Less is not worth waiting for.
+    const SHORTEST: Duration = Duration::from_millis(1);
 
     /// How often threads are counted.
     const COUNT_EVERY: Duration = Duration::from_millis(10);
@@ -153,9 +164,16 @@ mod linux {
         if rest.is_empty() {
             stdin = None;
         }
+        let mut allowed = wishes.wall;
         loop {
-            let left = wishes.wall.saturating_sub(begun.elapsed());
+            let mut left = allowed.saturating_sub(begun.elapsed());
             if left.is_zero() {
+                let more = wishes.wall.saturating_add(waited(child.id()));
+                allowed = more.min(wishes.wall.saturating_mul(PATIENCE));
+                left = allowed.saturating_sub(begun.elapsed());
+            }
+            // What is left of a wait shrinks with every look: an end must come.
+            if left < SHORTEST {
                 kill(child);
                 out.take_in()?;
                 err.take_in()?;
@@ -337,6 +355,37 @@ mod tests {
         ]);
         let ended = run(&mut command, b"", &wishes).expect("starts");
         assert_eq!(ended.ending, Ending::TooManyThreads);
+    }
+
+    /// Computes for some tenths of a second.
+    const WORK: &str = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+
+    /// With ten others on the one processor they all have, right answers were called late.
+    #[test]
+    fn what_waits_for_a_processor_is_not_late() {
+        let alone = shell(WORK, b"", 600_000);
+        assert_eq!(alone.ending, Ending::Left(0));
+        let processors = rustix::thread::sched_getaffinity(None).expect("this thread's");
+        let first = (0..1024).find(|number| processors.is_set(*number));
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(first.expect("a processor to run on"));
+        // What this thread starts stays where it is.
+        rustix::thread::sched_setaffinity(None, &one).expect("one of its own");
+        let mut others: Vec<_> = (0..7)
+            .map(|_| {
+                let mut command = Command::new("sh");
+                command.args(["-c", "while :; do :; done"]);
+                command.spawn().expect("sh starts")
+            })
+            .collect();
+        let limit = u64::try_from(alone.took.as_millis()).expect("short") * 3;
+        let ended = shell(WORK, b"", limit);
+        for other in &mut others {
+            other.kill().expect("it has no end of its own");
+            other.wait().expect("it was started here");
+        }
+        assert_eq!(ended.ending, Ending::Left(0), "{ended:?}");
+        assert!(ended.waited > ended.took / 2, "{ended:?}");
     }
 
     #[test]
