@@ -92,7 +92,7 @@ pub fn straight_through_gradient(
     // END SOLUTION
 }
 
-/// Fake-quantizes a tensor, with the straight-through gradient.
+/// Fake-quantizes a tensor, with the straight-through gradient. Any shape, which stays.
 ///
 /// # Errors
 ///
@@ -115,7 +115,8 @@ pub fn fake_quantize(x: &Tensor, qparams: QParams, codes: CodeRange) -> Result<T
     ))
 }
 
-/// Fake-quantizes every channel along `axis` with its own parameters, with the straight-through gradient.
+/// Fake-quantizes every channel along `axis` with its own parameters, with the straight-through gradient. Any shape with that axis, which
+/// stays; `qparams` is as long as the axis.
 ///
 /// # Errors
 ///

@@ -47,6 +47,8 @@ mod definition;
 mod describe;
 #[path = "../../crates/tinytorch-quantization/src/dialect.rs"]
 pub mod dialect;
+#[path = "../../crates/tinytorch-quantization/src/disagreement.rs"]
+mod disagreement;
 #[path = "../../crates/tinytorch-quantization/src/distill.rs"]
 pub mod distill;
 #[path = "../../crates/tinytorch-quantization/src/embedding.rs"]
@@ -74,6 +76,8 @@ pub mod gemm;
 mod graph;
 #[path = "../../crates/tinytorch-quantization/src/half_model.rs"]
 mod half_model;
+#[path = "../../crates/tinytorch-quantization/src/half_number.rs"]
+mod half_number;
 #[path = "../../crates/tinytorch-quantization/src/half_ops.rs"]
 mod half_ops;
 #[path = "../../crates/tinytorch-quantization/src/half_storage.rs"]
@@ -153,6 +157,8 @@ pub mod repair;
 pub mod requantize;
 #[path = "../../crates/tinytorch-quantization/src/scheme.rs"]
 pub mod scheme;
+#[path = "../../crates/tinytorch-quantization/src/search_options.rs"]
+mod search_options;
 #[path = "../../crates/tinytorch-quantization/src/sketch.rs"]
 pub mod sketch;
 #[path = "../../crates/tinytorch-quantization/src/sketch_bins.rs"]

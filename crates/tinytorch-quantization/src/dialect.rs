@@ -22,6 +22,11 @@
 //! Sources: ONNX operators QuantizeLinear and QLinearMatMul, ONNX Runtime's for the latter; LiteRT 2.3.0, BUILTIN_REF kernels, and AI Edge Quantizer 0.10.0;
 //! PyTorch 2.15.0, `fake_quantize_per_tensor_affine` and `MinMaxObserver`. The tests hold vectors made with all of them.
 
+pub use crate::disagreement::{
+    Disagreement, Disagreements, SumDisagreement, SumDisagreements, compare_dialects,
+    compare_requantization,
+};
+
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::qparams::{choose_qparams, symmetric_scale};
@@ -133,7 +138,7 @@ impl Dialect {
         Ok(values.iter().map(passed).collect())
     }
 
-    /// Turns sums of products into codes of the output; all scales are per tensor.
+    /// Turns sums of products into codes of the output; all scales are per tensor. Any shape, flattened: one code for each sum, in order.
     ///
     /// # Errors
     ///
@@ -220,134 +225,6 @@ pub struct Rescale {
     pub weight: f32,
     /// Scale of the output.
     pub output: f32,
-}
-
-/// A value that two dialects write as different codes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Disagreement {
-    /// Its position.
-    pub index: usize,
-    /// The value.
-    pub value: f32,
-    /// Its code by the first dialect.
-    pub left: i32,
-    /// Its code by the second.
-    pub right: i32,
-}
-
-/// How often two dialects differ on a tensor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Disagreements {
-    /// How many values there are.
-    pub of: usize,
-    /// How many of them have different codes.
-    pub count: usize,
-    /// The largest distance between two codes of the same value.
-    pub largest: u32,
-    /// The first such value.
-    pub first: Option<Disagreement>,
-}
-
-/// Writes values in two dialects and says where the codes differ. Each side has its own parameters; give both the same to compare the rounding
-/// alone, or what each dialect chooses by itself to compare the whole.
-///
-/// With scale 1 and zero point 0, `[0.5, 1.5, 2.5]` differs between ONNX and LiteRT twice, first at index 0: code 0 against 1.
-///
-/// # Errors
-///
-/// Those of [`Dialect::quantize`].
-pub fn compare_dialects(
-    values: &[f32],
-    left: (Dialect, QParams),
-    right: (Dialect, QParams),
-    codes: CodeRange,
-) -> Result<Disagreements> {
-    let lefts = left.0.quantize(values, left.1, codes)?;
-    let rights = right.0.quantize(values, right.1, codes)?;
-    let mut result = Disagreements {
-        of: values.len(),
-        count: 0,
-        largest: 0,
-        first: None,
-    };
-    for (index, (&left, &right)) in lefts.iter().zip(&rights).enumerate() {
-        if left != right {
-            result.count += 1;
-            result.largest = result.largest.max(left.abs_diff(right));
-            result.first.get_or_insert(Disagreement {
-                index,
-                value: values[index],
-                left,
-                right,
-            });
-        }
-    }
-    Ok(result)
-}
-
-/// A sum of products that two dialects turn into different codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SumDisagreement {
-    /// Its position.
-    pub index: usize,
-    /// The sum.
-    pub sum: i32,
-    /// Its code by the first dialect.
-    pub left: i32,
-    /// Its code by the second.
-    pub right: i32,
-}
-
-/// How often two dialects differ on sums of products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SumDisagreements {
-    /// How many sums there are.
-    pub of: usize,
-    /// How many of them become different codes.
-    pub count: usize,
-    /// The largest distance between two codes of the same sum.
-    pub largest: u32,
-    /// The first such sum.
-    pub first: Option<SumDisagreement>,
-}
-
-/// Turns sums of products into codes in two dialects and says where the codes differ: what [`compare_dialects`] does for the writing
-/// of real values, at the other place where codes come about. `sums` have any shape, flattened; all scales are per tensor.
-///
-/// With a factor of 1/2, the sums 1, 2, 3, 5 are 0.5, 1, 1.5, 2.5 steps: ONNX rounds the ties to 0, 2, 2, LiteRT to 1, 2, 3. They differ twice,
-/// first at index 0.
-///
-/// # Errors
-///
-/// Those of [`Dialect::requantize`].
-pub fn compare_requantization(
-    sums: &[i32],
-    [left, right]: [Dialect; 2],
-    scales: Rescale,
-    zero_point: i32,
-    codes: CodeRange,
-) -> Result<SumDisagreements> {
-    let lefts = left.requantize(sums, scales, zero_point, codes)?;
-    let rights = right.requantize(sums, scales, zero_point, codes)?;
-    let mut result = SumDisagreements {
-        of: sums.len(),
-        count: 0,
-        largest: 0,
-        first: None,
-    };
-    for (index, (&left, &right)) in lefts.iter().zip(&rights).enumerate() {
-        if left != right {
-            result.count += 1;
-            result.largest = result.largest.max(left.abs_diff(right));
-            result.first.get_or_insert(SumDisagreement {
-                index,
-                sum: sums[index],
-                left,
-                right,
-            });
-        }
-    }
-    Ok(result)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Flow {
 }
 
 impl Codes {
-    /// What `layer` makes of real values whose codes mean `written`.
+    /// What `layer` makes of real values whose codes mean `written`. `[.., in]` to `[.., out]`.
     pub fn of_real(x: &Tensor, written: QParams, layer: &PackedLinear) -> Result<Self> {
         let (inputs, outputs) = layer.sizes();
         let mut shape = x.shape().to_vec();

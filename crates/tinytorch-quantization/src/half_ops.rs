@@ -1,7 +1,7 @@
 //! Products in 16 bits: the linear layer and the convolution, forwards and backwards, on what is stored in half precision.
 //!
 //! In: activations in 16 bits, weights in `f32` that are rounded here. Out: `f32`, whose sums were never rounded to 16 bits,
-//! as in the matrix units of GPUs. For bf16 the product is [`gemm_bf16`], which is faster than `f32` where the CPU has the
+//! as in the matrix units of GPUs. For bf16 the product is [`gemm_bf16`](crate::kernels::gemm_bf16), which is faster than `f32` where the CPU has the
 //! instruction; no CPU we know of multiplies f16 into `f32` sums, so f16 computes in `f32` with rounded operands.
 
 use half::bf16;
@@ -9,98 +9,15 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::framework::{Conv2dOptions, Error, Result};
-use crate::half_storage::{Stored, round_in_place, rounded};
-use crate::kernels::{
-    Accumulate, Dims, MatrixBf16, MatrixMut, MatrixRef, Threads, gemm_bf16, gemm_f32,
-};
-use crate::mixed_precision::Half;
+use crate::half_number::{Number, View};
+use crate::half_storage::{Stored, round_in_place};
+use crate::kernels::{Dims, Threads};
 
 /// Fewer multiply-adds than this stay on the calling thread.
 const PARALLEL_THRESHOLD: usize = 1 << 20;
 
 /// Into how many parts a batch is split for threads, at most.
 const PARTS: usize = 8;
-
-/// A matrix that is multiplied.
-#[derive(Clone, Copy)]
-struct View<'a, T> {
-    data: &'a [T],
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a, T> View<'a, T> {
-    fn row_major(data: &'a [T], columns: usize) -> Self {
-        Self {
-            data,
-            row_stride: columns,
-            column_stride: 1,
-        }
-    }
-
-    fn transposed(self) -> Self {
-        Self {
-            data: self.data,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
-    }
-}
-
-/// What is multiplied: bf16, or `f32` that was rounded to f16.
-trait Number: Copy + Default + Send + Sync {
-    const HALF: Half;
-
-    fn of(values: &[f32]) -> Vec<Self> {
-        values.iter().map(|&value| Self::one(value)).collect()
-    }
-
-    /// `c += a · b`, `c` row-major.
-    fn product(dims: Dims, a: View<'_, Self>, b: View<'_, Self>, c: &mut [f32], threads: Threads);
-
-    /// One value, rounded.
-    fn one(value: f32) -> Self;
-}
-
-impl Number for bf16 {
-    const HALF: Half = Half::Bf16;
-
-    fn one(value: f32) -> Self {
-        rounded(value)
-    }
-
-    fn product(dims: Dims, a: View<'_, Self>, b: View<'_, Self>, c: &mut [f32], threads: Threads) {
-        fn matrix(view: View<'_, bf16>) -> MatrixBf16<'_> {
-            MatrixBf16 {
-                row_stride: view.row_stride,
-                column_stride: view.column_stride,
-                ..MatrixBf16::row_major(view.data, 1)
-            }
-        }
-        let c = MatrixMut::row_major(c, dims.n);
-        gemm_bf16(dims, matrix(a), matrix(b), c, Accumulate::Add, threads);
-    }
-}
-
-impl Number for f32 {
-    const HALF: Half = Half::F16;
-
-    fn one(value: f32) -> Self {
-        Half::F16.round(value)
-    }
-
-    fn product(dims: Dims, a: View<'_, Self>, b: View<'_, Self>, c: &mut [f32], threads: Threads) {
-        fn matrix(view: View<'_, f32>) -> MatrixRef<'_> {
-            MatrixRef {
-                data: view.data,
-                row_stride: view.row_stride,
-                column_stride: view.column_stride,
-            }
-        }
-        let c = MatrixMut::row_major(c, dims.n);
-        gemm_f32(dims, matrix(a), matrix(b), c, Accumulate::Add, threads);
-    }
-}
 
 /// The gradients of a product: of its input if wanted, of its weight.
 pub(crate) type ProductGradients = (Option<Vec<f32>>, Vec<f32>);

@@ -27,7 +27,7 @@ impl Stored {
         }
     }
 
-    /// Reads each value back, in order.
+    /// Reads each value back: one for each, in order.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),

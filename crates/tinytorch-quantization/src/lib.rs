@@ -124,6 +124,8 @@
 //! # }
 //! ```
 
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
+
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
@@ -136,6 +138,7 @@ pub mod convert;
 mod definition;
 mod describe;
 pub mod dialect;
+mod disagreement;
 pub mod distill;
 pub mod embedding;
 pub mod entropy;
@@ -151,6 +154,7 @@ pub mod frontier;
 pub mod gemm;
 mod graph;
 mod half_model;
+mod half_number;
 mod half_ops;
 mod half_storage;
 mod half_tape;
@@ -194,6 +198,7 @@ mod record;
 pub mod repair;
 pub mod requantize;
 pub mod scheme;
+mod search_options;
 pub mod sketch;
 mod sketch_bins;
 pub mod sketch_file;

@@ -25,7 +25,7 @@ struct Place {
 
 impl Observed {
     /// Gives the observers what they would see of these batches, if anything is written as codes whose range must be known: whatever a
-    /// layer will compute in, calibration sees the model in `f32`.
+    /// layer will compute in, calibration sees the model in `f32`. Each batch is `[batch, ..]`.
     ///
     /// # Errors
     ///

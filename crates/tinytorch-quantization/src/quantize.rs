@@ -9,6 +9,8 @@ use crate::scheme::{CodeRange, QParams};
 
 /// Writes each value as the nearest code. **Exercise 15.3**
 ///
+/// Any shape, flattened: one code for each value, in order.
+///
 /// # The maths
 ///
 /// ```text
@@ -63,6 +65,8 @@ pub fn quantize(values: &[f32], qparams: QParams, codes: CodeRange) -> Result<Ve
 }
 
 /// Reads each code back as the real number it stands for. **Exercise 15.4**
+///
+/// Any shape, flattened: one value for each code, in order.
 ///
 /// # The maths
 ///

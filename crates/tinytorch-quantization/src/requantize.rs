@@ -14,7 +14,7 @@ use crate::scheme::CodeRange;
 
 /// Computes the multiplier of every output channel: `input_scale · weight_scale[c] / output_scale` (N12).
 ///
-/// Computed in `f64`, where the product of two `f32` is exact, and rounded to `f32` at the end.
+/// `weight_scales` is `[n]`, one for each output channel, and so is the result. Computed in `f64`, where the product of two `f32` is exact, and rounded to `f32` at the end.
 ///
 /// # Errors
 ///

@@ -285,7 +285,7 @@ impl PackedLinear {
         result
     }
 
-    /// As [`forward`](Self::forward), of real values that are written as codes by `by`.
+    /// As [`forward`](Self::forward), of real values that are written as codes by `by`: `[rows, in]` to `[rows, out]`.
     pub fn forward_real(
         &self,
         rows: usize,

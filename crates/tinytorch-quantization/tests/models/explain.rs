@@ -1,6 +1,6 @@
 //! Explaining an error: sources are told apart, and predictions hold.
 
-use tinytorch_core::nn::{Layer, Linear, Relu, Residual, Sequential};
+use tinytorch_core::nn::{Layer, Linear, Relu, Sequential};
 use tinytorch_core::{Tensor, no_grad};
 use tinytorch_quantization::explain::{
     ExplainOptions, Explanation, Remedy, Source, explain, explain_with,
@@ -13,7 +13,7 @@ use tinytorch_quantization::{
 use super::Rng;
 use rand::SeedableRng;
 
-fn network(rng: &mut Rng) -> Sequential {
+pub(super) fn network(rng: &mut Rng) -> Sequential {
     Sequential::new()
         .with_named("first", Linear::new(24, 32, rng))
         .with(Relu)
@@ -22,7 +22,7 @@ fn network(rng: &mut Rng) -> Sequential {
         .with_named("last", Linear::new(32, 8, rng))
 }
 
-fn weights(bits: u32, granularity: Granularity) -> PrepareOptions {
+pub(super) fn weights(bits: u32, granularity: Granularity) -> PrepareOptions {
     PrepareOptions {
         weights: Scheme {
             codes: CodeRange::narrow(bits),
@@ -33,15 +33,15 @@ fn weights(bits: u32, granularity: Granularity) -> PrepareOptions {
     }
 }
 
-const CHANNEL: Granularity = Granularity::PerChannel { axis: 0 };
+pub(super) const CHANNEL: Granularity = Granularity::PerChannel { axis: 0 };
 
-fn calibrated(model: &Sequential, options: &PrepareOptions, data: &Tensor) -> Prepared {
+pub(super) fn calibrated(model: &Sequential, options: &PrepareOptions, data: &Tensor) -> Prepared {
     let mut prepared = prepare(model, options).expect("known layers");
     calibrate(&mut prepared, [data.clone()]).expect("good data");
     prepared
 }
 
-fn explained(prepared: &Prepared, data: &Tensor) -> Explanation {
+pub(super) fn explained(prepared: &Prepared, data: &Tensor) -> Explanation {
     let data = std::slice::from_ref(data);
     explain(prepared, data, &ExplainOptions::default()).expect("good data")
 }
@@ -259,7 +259,7 @@ fn any_measure_can_be_explained() {
 #[test]
 fn sums_convolutions_and_layers_in_f32_are_explained_as_well() {
     let rng = &mut Rng::seed_from_u64(4);
-    let model = super::repair::with_ways(rng);
+    let model = super::repair_parts::with_ways(rng);
     let x = super::repair::images(32, rng);
     let prepared = calibrated(&model, &weights(4, CHANNEL), &x);
     let explanation = explained(&prepared, &x);
@@ -307,7 +307,7 @@ fn layers_of_every_precision_are_simulated_wherever_they_stand() {
     let rng = &mut Rng::seed_from_u64(6);
     let model = network(rng);
     let x = Tensor::randn(&[64, 24], rng);
-    let ways = super::repair::with_ways(rng);
+    let ways = super::repair_parts::with_ways(rng);
     let images = super::repair::images(16, rng);
     let (words, ids) = super::modes::words(7);
     let check = |model: &Sequential, options: &PrepareOptions, x: &Tensor| {
@@ -437,82 +437,4 @@ fn without_data_or_calibration_there_is_nothing_to_explain() {
         explain(&fresh, &[x], &options),
         Err(Error::NothingObserved { .. })
     ));
-}
-
-/// Any layer that could not be quantized made the whole explanation an error, and so hid where the others lose.
-#[test]
-fn a_layer_that_cannot_be_quantized_is_named_and_the_others_are_explained() {
-    let rng = &mut Rng::seed_from_u64(3);
-    let model = network(rng);
-    let x = Tensor::randn(&[64, 24], rng);
-    // Scales that change within a row cannot be taken out of an integer sum.
-    let in_groups = Precision::Static {
-        weights: Some(Scheme::weights_in_groups(4, 8)),
-    };
-    let options = PrepareOptions {
-        overrides: vec![("second".to_owned(), in_groups)],
-        ..weights(4, CHANNEL)
-    };
-    let prepared = calibrated(&model, &options, &x);
-    let error = convert(&prepared).expect_err("no kernel has it");
-    let explanation = explained(&prepared, &x);
-    let [refused] = &explanation.refused[..] else {
-        panic!("{explanation}");
-    };
-    assert_eq!(
-        (refused.layer.as_str(), &refused.why),
-        ("second", &error.to_string())
-    );
-    assert!(
-        explanation
-            .to_string()
-            .contains("`second` cannot be quantized")
-    );
-    // It is the explanation of the model with that layer in f32.
-    let kept = PrepareOptions {
-        overrides: vec![("second".to_owned(), Precision::Float)],
-        ..weights(4, CHANNEL)
-    };
-    let kept = explained(&calibrated(&model, &kept, &x), &x);
-    assert_eq!(kept.refused, []);
-    let shares = |all: &Explanation, layer: &str| {
-        let of = |share: &&tinytorch_quantization::explain::Share| share.layer == layer;
-        all.layers.iter().filter(of).cloned().collect::<Vec<_>>()
-    };
-    for layer in ["input", "first", "last"] {
-        assert!(!shares(&explanation, layer).is_empty(), "{layer}");
-    }
-    assert_eq!(
-        shares(&explanation, "first").len(),
-        shares(&kept, "first").len()
-    );
-    // In the one the ReLU is part of the layer and its output narrower than what is before it in the other.
-    assert!(
-        explanation.measured <= 1.5 * kept.measured,
-        "{explanation} {kept}"
-    );
-}
-
-/// The same in a way of a sum, whose other way is the input: the sum is one of codes still.
-#[test]
-fn a_way_that_cannot_be_quantized_is_named_as_well() {
-    let rng = &mut Rng::seed_from_u64(4);
-    let way = Sequential::new().with_named("inner", Linear::new(24, 24, rng));
-    let model = Sequential::new()
-        .with_named("sum", Residual::new(way))
-        .with_named("last", Linear::new(24, 8, rng));
-    let x = Tensor::randn(&[64, 24], rng);
-    let options = PrepareOptions {
-        overrides: vec![(
-            "sum.body.inner".to_owned(),
-            Precision::Static {
-                weights: Some(Scheme::weights_in_groups(4, 8)),
-            },
-        )],
-        ..weights(4, CHANNEL)
-    };
-    let explanation = explained(&calibrated(&model, &options, &x), &x);
-    assert_eq!(explanation.refused.len(), 1);
-    assert_eq!(explanation.refused[0].layer, "sum.body.inner");
-    assert!(explanation.is_faithful(), "{explanation}");
 }

@@ -3,6 +3,7 @@
 mod deploy;
 mod errors;
 mod half;
+mod half_scaling;
 mod half_steps;
 mod learned;
 mod train;
