@@ -177,7 +177,7 @@ impl QLinear {
 }
 
 impl QLinear {
-    /// The factor from accumulator to output, for each output.
+    /// The factor from accumulator to output, for each output. Shape `[out]`.
     ///
     /// # Errors
     ///

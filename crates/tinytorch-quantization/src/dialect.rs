@@ -119,8 +119,8 @@ impl Dialect {
         Ok(values.iter().map(code).collect())
     }
 
-    /// Where the gradient passes fake quantization: the code, rounded but not yet saturated, is one of the codes (N14). One
-    /// answer for each value, in order.
+    /// Where the gradient passes fake quantization: the code, rounded but not yet saturated, is one of the codes (N14). Any shape,
+    /// flattened: one answer for each value, in order.
     ///
     /// # Errors
     ///

@@ -195,12 +195,24 @@ impl Product {
         let part = self.part();
         let xs = x.par_chunks((part * image_len).max(1));
         let ys = y.par_chunks_mut((part * out_len).max(1));
+        // Where one part is all there is, threads share its products instead; the bits depend on neither.
+        let threads = match self.batch <= part {
+            true => Threads::Auto,
+            false => Threads::One,
+        };
         ys.zip(xs)
-            .for_each(|(y, x)| self.forward_part(x, weight, bias, y));
+            .for_each(|(y, x)| self.forward_part(x, weight, bias, y, threads));
         y
     }
 
-    fn forward_part<T: Number>(&self, x: &[T], weight: &[T], bias: &[f32], y: &mut [f32]) {
+    fn forward_part<T: Number>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        bias: &[f32],
+        y: &mut [f32],
+        threads: Threads,
+    ) {
         let ((m, k), plane) = (self.group(), self.out_plane());
         let (image_len, out_len) = (self.input.iter().product::<usize>(), self.output[0] * plane);
         let (mut columns, mut product) = (Vec::new(), Vec::new());
@@ -214,13 +226,7 @@ impl Product {
                 product.resize(m * n, 0.0);
                 let weight = View::row_major(&weight[group * m * k..][..m * k], k);
                 let lowered = View::row_major(&columns, n);
-                T::product(
-                    Dims { m, n, k },
-                    weight,
-                    lowered,
-                    &mut product,
-                    Threads::One,
-                );
+                T::product(Dims { m, n, k }, weight, lowered, &mut product, threads);
                 for (channel, line) in (group * m..).zip(product.chunks_exact(n)) {
                     for (image, line) in line.chunks_exact(plane).enumerate() {
                         let to = &mut y[image * out_len + channel * plane..][..plane];

@@ -8,8 +8,8 @@ use half::bf16;
 use crate::error::{Error, Result};
 use crate::fake_quantize::fake_quantize_values;
 use crate::folded::Operation;
-use crate::framework::nn::indices;
-use crate::framework::{Conv2dOptions, Tensor};
+use crate::framework::nn::{Conv2d, Layer, indices};
+use crate::framework::{Conv2dOptions, Tensor, no_grad};
 use crate::gemm::gemm_i8;
 use crate::kernels::gemm_bf16::scalar::gemm_bf16_scalar;
 use crate::kernels::gemm_f32_i8::scalar::dot_f32_i8;
@@ -155,7 +155,7 @@ impl QNarrow {
         add_bias(y, &self.bias);
     }
 
-    /// The convolution with the weights as real numbers.
+    /// The convolution with the weights as real numbers: the bits of that layer in `f32`, as it computes without a tape (N22).
     pub(crate) fn real_conv(&self, x: &Tensor) -> Result<Tensor> {
         let NarrowOperation::Product(Operation::Conv2d(options)) = self.operation else {
             return Err(Error::Unsupported {
@@ -163,7 +163,9 @@ impl QNarrow {
             });
         };
         let bias = Tensor::new(self.bias.clone(), &[self.bias.len()])?;
-        Ok(x.conv2d(&self.weight.dequantize(), Some(&bias), options)?)
+        let layer = Conv2d::from_parts(self.weight.dequantize(), Some(bias), options)?;
+        // Also while others record: what is trained must give the bits of what is deployed.
+        Ok(no_grad(|| layer.forward(x))?)
     }
 
     /// Window by window, each a product of one row.

@@ -32,6 +32,10 @@ pub enum Precision {
     /// they come, with one range for each row (of a linear layer) or image. Real values in, real values out.
     Dynamic,
     /// Codes for the weights alone. Real values in, real values out.
+    ///
+    /// A choice for bytes: linear layers of one row are faster than in `f32`, others are not, and a convolution makes its weights real for every call,
+    /// which costs most where it has a single image to compute. `docs/benchmarks.md` has the ratios; [`Precision::Dynamic`] and
+    /// [`Precision::Static`] are those that are fast.
     WeightOnly {
         /// 2 to 8; up to 4 are packed two to a byte.
         bits: u32,
@@ -39,6 +43,9 @@ pub enum Precision {
         group: Option<usize>,
     },
     /// Weights and inputs rounded to bf16, sums in `f32`. Real values in, real values out.
+    ///
+    /// Half the bytes of `f32`. Linear layers of many rows may be faster where the CPU has the instruction; convolutions are slower than in `f32`, for
+    /// writing out the windows takes more than the product gains. `docs/benchmarks.md` has the ratios.
     Bf16,
     /// As it was trained.
     Float,

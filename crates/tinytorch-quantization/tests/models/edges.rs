@@ -1,6 +1,6 @@
 //! Unusual inputs, ranges and searches, in every mode.
 
-use tinytorch_quantization::{Examples, Precision, PrecisionSearch, SearchOptions};
+use tinytorch_quantization::{Examples, NarrowWeight, Precision, PrecisionSearch, SearchOptions};
 
 use super::modes::{options, uncalibrated, words};
 use super::*;
@@ -196,4 +196,37 @@ fn a_search_covers_embeddings_and_always_has_the_model_as_it_was_trained() {
             .iter()
             .all(|all| !all.contains(&Precision::Float))
     );
+}
+
+/// The product of a convolution whose weights alone are codes ran on the tape's slower operation.
+#[test]
+fn a_convolution_of_narrow_weights_has_the_bits_of_the_layer_with_real_ones() {
+    let rng = &mut Rng::seed_from_u64(12);
+    for (inputs, outputs, groups) in [(3, 8, 1), (6, 6, 6), (16, 24, 2)] {
+        let config = Conv2dConfig::new(inputs, outputs, 3)
+            .padding(1)
+            .groups(groups);
+        let conv = Conv2d::new(config, rng).expect("a good configuration");
+        let bias = conv.bias().cloned();
+        let conv_options = conv.options();
+        let model = Sequential::new().with_named("conv", conv);
+        let x = Tensor::randn(&[3, inputs, 9, 7], rng);
+        for precision in [Precision::WEIGHT_ONLY_INT4, Precision::WEIGHT_ONLY_INT8] {
+            let narrow = uncalibrated(&model, &options(precision));
+            let layers = narrow.layers().expect("made here");
+            let (_, QLayer::Narrow(layer)) = &layers[0] else {
+                panic!("{precision:?} makes a narrow layer");
+            };
+            let NarrowWeight::Codes(codes) = layer.weight() else {
+                panic!("{precision:?} makes codes");
+            };
+            let weight = Tensor::from_array(codes.dequantize());
+            let real = Conv2d::from_parts(weight, bias.clone(), conv_options).expect("it fits");
+            let expected = tinytorch_core::no_grad(|| real.forward(&x)).expect("it fits");
+            let got = narrow.forward(&x).expect("it fits");
+            assert_eq!(got.to_vec(), expected.to_vec(), "{precision:?}");
+            let defined = narrow.forward_definition(&x).expect("it fits");
+            assert_eq!(defined.to_vec(), expected.to_vec());
+        }
+    }
 }
