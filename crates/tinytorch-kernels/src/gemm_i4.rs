@@ -8,6 +8,8 @@
 //! its bits, on any CPU and with any number of threads. Only which NaN a NaN is, is left open.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 pub mod scalar;
@@ -23,6 +25,8 @@ use crate::elements;
 use crate::gemm_f32::Threads;
 use crate::gemm_f32::pieces::{self, Narrow, OfColumns, Piece};
 use crate::gemm_i8::block::BlockMut;
+#[cfg(target_arch = "x86_64")]
+use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
 
@@ -52,6 +56,9 @@ struct Scales([[f32; 16]; COLUMNS / 16]);
 pub(crate) enum Kernel {
     /// Loops that compilers vectorize.
     Portable(Vectors),
+    /// 256-bit vectors, `vpmaddubsw` for 8-bit activations.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
     /// 512-bit vectors, `vpdpbusd` for 8-bit activations.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
@@ -64,7 +71,16 @@ impl Kernel {
         let mut kernels = vec![];
         #[cfg(target_arch = "x86_64")]
         kernels.extend(Avx512::new().map(Kernel::Avx512));
-        kernels.extend(Vectors::available().into_iter().map(Kernel::Portable));
+        let vectors = Vectors::available();
+        #[cfg(target_arch = "x86_64")]
+        kernels.extend(
+            vectors
+                .iter()
+                .copied()
+                .filter_map(Avx2::new)
+                .map(Kernel::Avx2),
+        );
+        kernels.extend(vectors.into_iter().map(Kernel::Portable));
         kernels
     }
 
@@ -75,6 +91,10 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             vectors @ Vectors::Avx512(_) => {
                 Avx512::new().map_or(Kernel::Portable(vectors), Kernel::Avx512)
+            }
+            #[cfg(target_arch = "x86_64")]
+            vectors @ Vectors::Avx2(_) => {
+                Avx2::new(vectors).map_or(Kernel::Portable(vectors), Kernel::Avx2)
             }
             vectors => Kernel::Portable(vectors),
         })
@@ -341,6 +361,15 @@ impl PackedInt4 {
                         let codes = &buffers.codes[..rows * inner];
                         kernel.codes(panel_of, codes, &buffers.zero_points[..rows], &mut totals);
                     }
+                    #[cfg(target_arch = "x86_64")]
+                    (Kernel::Avx2(kernel), Activations::Real(_)) => {
+                        kernel.real(panel_of, &buffers.reals[..rows * inner], rows, &mut totals);
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    (Kernel::Avx2(kernel), Activations::Codes(_)) => {
+                        let codes = &buffers.codes[..rows * inner];
+                        kernel.codes(panel_of, codes, &buffers.zero_points[..rows], &mut totals);
+                    }
                     (Kernel::Portable(vectors), Activations::Real(_)) => {
                         let reals = &buffers.reals[..rows * inner];
                         portable::real(vectors, panel_of, reals, rows, &mut totals);
@@ -378,6 +407,8 @@ impl PackedInt4 {
     fn by_pieces(&self, rows: usize) -> Option<Vectors> {
         let vectors = match self.kernel {
             Kernel::Portable(vectors) => vectors,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2(kernel) => kernel.vectors(),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512(_) => Vectors::chosen(),
         };

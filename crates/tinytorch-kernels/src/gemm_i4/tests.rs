@@ -88,6 +88,25 @@ fn every_kernel_agrees_at_the_edges() {
 }
 
 #[test]
+fn every_kernel_agrees_at_every_inner_dimension_and_with_groups_that_do_not_divide_it() {
+    let random = &mut Random::new(33);
+    // Words with each number of codes, groups with each number of words left, odd and even.
+    for k in 1..=75 {
+        for group in [8, 24, 40] {
+            assert_kernels_agree(1 + k % 3, 9, k, group, random);
+        }
+    }
+    // Panels with each number of vectors of 8 and 16 columns, whole and broken.
+    for n in [
+        7, 8, 9, 15, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 129,
+    ] {
+        for m in [1, 2, 3] {
+            assert_kernels_agree(m, n, 43, 32, random);
+        }
+    }
+}
+
+#[test]
 fn products_divided_among_threads_agree() {
     let random = &mut Random::new(32);
     pool(3).install(|| {
