@@ -9,10 +9,10 @@
 use tinytorch_kernels::histogram::{BINS, count_magnitudes};
 use tinytorch_kernels::{
     Accumulate, Conv2dShape, Dims, DynamicLinear, Finish, Images, InputRange, MatrixMut, MatrixRef,
-    PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedWeights, Pool2dShape,
-    PoolWindow, Quantize, Requantize, Scale, StaticLinear, Threads, dequantize_i8_f32,
+    PackedBf16, PackedConv2d, PackedConv2dF32, PackedF32, PackedInt4, PackedInt8, PackedWeights,
+    Pool2dShape, PoolWindow, Quantize, Requantize, Scale, StaticLinear, Threads, dequantize_i8_f32,
     dequantize_u8_f32, gemm_bf16, gemm_f32, gemm_i4::Codes8, kernels, max_pool_i8, max_pool2d_f32,
-    min_max, quantize_f32_i8, quantize_f32_u8, transpose_f32,
+    min_max, quantize_f32_i8, quantize_f32_u8, requantize_i32_i8, transpose_f32,
 };
 
 /// Numbers between two pages without access; the last element touches the second, or the first element the first.
@@ -103,6 +103,7 @@ fn integer_products_stay_inside_their_slices() {
                 (15, 33, 257),
                 (7, 5, 3),
                 (2, 48, 64),
+                (33, 50, 130),
             ] {
                 let weights = Guarded::new(&codes(n * k), side);
                 let packed = PackedWeights::with_kernel(kernel, n, k, weights.slice());
@@ -219,6 +220,20 @@ fn elementwise_loops_stay_inside_their_slices() {
             dequantize_i8_f32(out.slice(), 0.1, 3, back.slice_mut());
             assert!(min_max(back.slice()).is_ok());
             dequantize_u8_f32(unsigned.slice(), 0.1, 3, back.slice_mut());
+            let sums = Guarded::new(&vec![40; len], side);
+            let (bias, multipliers) = (
+                Guarded::new(&vec![2; len], side),
+                Guarded::new(&vec![0.5; len], side),
+            );
+            let requantize = Requantize {
+                bias: bias.slice(),
+                multipliers: multipliers.slice(),
+                zero_point: 1,
+                min: -128,
+                max: 127,
+            };
+            requantize_i32_i8(sums.slice(), &requantize, out.slice_mut());
+            assert!(out.slice().iter().all(|&code| code == 22));
             let mut counts = Guarded::new(&vec![0; 2 * BINS], side);
             let zeros = count_magnitudes(reals.slice(), 146, counts.slice_mut());
             assert_eq!(counts.slice().iter().sum::<u64>() + zeros, len as u64);
@@ -361,9 +376,41 @@ fn half_precision_products_stay_inside_their_slices() {
 }
 
 #[test]
+fn products_with_weights_of_eight_bits_stay_inside_their_slices() {
+    for side in SIDES {
+        for (m, n, k, group) in [
+            (1, 1, 1_usize, 8),
+            (2, 65, 63, 32),
+            (3, 64, 65, 64),
+            (13, 33, 41, 16),
+        ] {
+            let codes = Guarded::new(&codes(n * k), side);
+            let scales = Guarded::new(&vec![0.5; n * k.div_ceil(group)], side);
+            let packed = PackedInt8::new(n, k, group, codes.slice(), scales.slice());
+            let bias = Guarded::new(&vec![1.0; n], side);
+            let mut out = Guarded::new(&vec![0.0; m * n], side);
+            let a = Guarded::new(&vec![1.0; m * k], side);
+            packed.product(m, a.slice(), bias.slice(), out.slice_mut(), Threads::One);
+            let sum: i32 = codes.slice()[(n - 1) * k..]
+                .iter()
+                .map(|&code| i32::from(code))
+                .sum();
+            // Small integers, halved: every step is exact.
+            assert_eq!(out.slice()[m * n - 1], 1.0 + 0.5 * sum as f32);
+        }
+    }
+}
+
+#[test]
 fn four_bit_products_stay_inside_their_slices() {
     for side in SIDES {
-        for (m, n, k, group) in [(1, 1, 1_usize, 8), (2, 65, 63, 32), (3, 64, 65, 64)] {
+        // Many rows are multiplied by codes that are made real first.
+        for (m, n, k, group) in [
+            (1, 1, 1_usize, 8),
+            (2, 65, 63, 32),
+            (3, 64, 65, 64),
+            (13, 33, 41, 16),
+        ] {
             let codes: Vec<i8> = (0..n * k).map(|i| (i % 16) as i8 - 8).collect();
             let codes = Guarded::new(&codes, side);
             let scales = Guarded::new(&vec![0.5; n * k.div_ceil(group)], side);

@@ -19,7 +19,8 @@ use crate::team;
 pub(crate) const COLUMNS: usize = LINES * Line::LEN;
 /// Lines of a row of a panel.
 pub(crate) const LINES: usize = 4;
-/// Places of the inner dimension that are written before all rows pass by: 64 places of 64 columns are 16 KiB, half of L1.
+/// Places of the inner dimension that are written before all rows pass by: with 64 columns they are 128 KiB, which the second cache
+/// holds beside the rows.
 const PLACES: usize = 512;
 
 /// A number for each column of a panel.
