@@ -14,8 +14,10 @@ A section is a module in `runtimes/` with a function `run(threads) -> Table`; SE
 """
 
 import argparse
+import datetime
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -25,6 +27,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "peers"
 PYTHON = TARGET / "venv" / "bin" / "python"
+
+# What is compared with, by the names of the package index.
+PEERS = ["onnxruntime", "torch", "ai-edge-litert", "numpy"]
 
 # Section: (module in runtimes/, function).
 SECTIONS = {
@@ -52,7 +57,8 @@ def main():
     if options.prepare:
         return
     for section in options.sections or SECTIONS:
-        text = "".join(measure(section, int(threads)) for threads in options.threads.split(","))
+        tables = [measure(section, int(threads)) for threads in options.threads.split(",")]
+        text = f"{where()}\n\n" + "".join(tables)
         print(text, flush=True)
         if options.document:
             replace_part(options.document, section, text)
@@ -69,7 +75,7 @@ def make_environment():
     def pip(*arguments):
         subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *arguments], check=True)
 
-    pip("numpy", "onnx", "onnxruntime", "ai-edge-litert", "packaging")
+    pip("onnx", "packaging", *(peer for peer in PEERS if peer != "torch"))
     pip("--no-deps", "torch")
     listing = (
         "import importlib.metadata as m; from packaging.requirements import Requirement as R\n"
@@ -81,6 +87,24 @@ def make_environment():
     requirements = subprocess.run([PYTHON, "-c", listing], check=True, capture_output=True, text=True).stdout
     pip(*requirements.split())
     done.touch()
+
+
+def where():
+    """A line that says on what and beside what was measured: it stands above the tables, so that they cannot lose it."""
+    cpu = {}
+    if pathlib.Path("/proc/cpuinfo").exists():
+        for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            cpu[name.strip()] = value.strip()
+    names = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
+    flags = [name for name in names if name in cpu.get("flags", "").split()]
+    family = f"family {cpu.get('cpu family', '?')}, model {cpu.get('model', '?')}"
+    listing = "import importlib.metadata as m; print(*(f'{p} {m.version(p)}' for p in %r), sep=', ')" % PEERS
+    peers = subprocess.run([PYTHON, "-c", listing], check=True, capture_output=True, text=True).stdout.strip()
+    return (
+        f"{cpu.get('model name') or platform.processor() or platform.machine()} ({family}; {' '.join(flags)}), "
+        f"{os.cpu_count()} CPUs, {datetime.date.today()}; {peers}."
+    )
 
 
 def measure(section, threads):

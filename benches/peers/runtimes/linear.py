@@ -72,5 +72,5 @@ def run(threads):
                 raise AssertionError(f"{subject.name} computed {subject.check}, not {expected}")
         subjects += peers(m, d, threads)
         ceilings = ceiling_server.prepare("ceilings", d * d)
-        add_row(table, (m, d), subjects, ceilings, threads, "vpdpbusd", 2.0 * m)
+        add_row(table, (m, d), subjects, ceilings, threads, turns.integer_instruction(ceilings), 2.0 * m)
     return table

@@ -156,6 +156,7 @@ def run(threads):
         speeds = turns.measure([*f32, ceilings["fma"]], threads)
         tables.f32.add_best(label, speeds, speeds.pop("fma") / work, "fma")
         # Our f32 model takes part again, so that the gain by INT8 is a ratio within one run as well.
-        speeds = turns.measure([*int8, f32[0], ceilings["vpdpbusd"]], threads)
-        tables.int8.add_best(label, speeds, speeds.pop("vpdpbusd") / work, "vpdpbusd")
+        instruction = turns.integer_instruction(ceilings.values())
+        speeds = turns.measure([*int8, f32[0], ceilings[instruction]], threads)
+        tables.int8.add_best(label, speeds, speeds.pop(instruction) / work, instruction)
     return tables

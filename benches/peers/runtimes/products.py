@@ -96,7 +96,7 @@ def run_i8(threads):
         verify([s for s in rust if s.name != "ours_requantized"] + peers, expected)
         # One byte of weights is 2 · m operations.
         ceilings = ceiling_server.prepare("ceilings", k * n)
-        add_row(table, (m, k, n), rust + peers, ceilings, threads, "vpdpbusd", 2.0 * m)
+        add_row(table, (m, k, n), rust + peers, ceilings, threads, turns.integer_instruction(ceilings), 2.0 * m)
     return table
 
 

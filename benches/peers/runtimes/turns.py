@@ -75,6 +75,12 @@ class Server:
         return results
 
 
+def integer_instruction(ceilings):
+    """The name of the ceiling that counts for INT8: the matrix unit's instruction where there is one."""
+    names = [ceiling.name for ceiling in ceilings]
+    return "tdpbusd" if "tdpbusd" in names else "vpdpbusd"
+
+
 def measure(subjects, threads):
     """Work per second of each, by name: the median over the rounds, of a ceiling the best of them."""
     calls = {}

@@ -7,7 +7,7 @@
 
 use crate::Subject;
 
-/// `vpdpbusd` and multiply-add from registers, and reading `bytes` bytes; only those that this CPU has.
+/// `vpdpbusd`, where there is a matrix unit its `tdpbusd`, and multiply-add from registers, and reading `bytes` bytes; only those that this CPU has.
 pub fn subjects(bytes: usize) -> Vec<Subject> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
@@ -26,6 +26,9 @@ pub fn of_moving(reads: usize, writes: usize) -> Vec<Subject> {
     let _ = (reads, writes);
     vec![]
 }
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -140,7 +143,15 @@ mod x86 {
         };
         let passes = READ_BYTES.div_ceil(bytes.max(1));
         let part = lines.len().div_ceil(threads).max(1);
-        vec![
+        let matrix_unit = super::amx::is_there().then(|| {
+            subject(
+                "tdpbusd",
+                (threads * super::amx::OPERATIONS) as f64,
+                // SAFETY: the unit is there.
+                Box::new(move || on_all(&|_| unsafe { super::amx::tdpbusd() })),
+            )
+        });
+        let mut subjects = vec![
             // SAFETY: `subjects` is only called on a CPU that has the features.
             subject(
                 "vpdpbusd",
@@ -165,7 +176,9 @@ mod x86 {
                     });
                 }),
             ),
-        ]
+        ];
+        subjects.extend(matrix_unit);
+        subjects
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]

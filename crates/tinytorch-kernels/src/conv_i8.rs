@@ -309,7 +309,7 @@ impl PackedConv2d {
             .iter()
             .all(|&multiplier| multiplier >= 0.0);
         if let Weights::Runs(weights) = &self.weights
-            && let Some(kernel) = weights.kernel().windows()
+            && let Some(kernel) = weights.kernel().windows(weights.k())
             && is_rising
         {
             let ending_of_sums = Ending::Codes {
@@ -432,7 +432,7 @@ impl Group<'_> {
     #[track_caller]
     fn run(&self, patches: &Patches<'_>, zero_point: i32, bias: &[i32], ending: Ending<'_>) {
         match self {
-            Group::Runs(weights) => match weights.kernel().windows() {
+            Group::Runs(weights) => match weights.kernel().windows(weights.k()) {
                 Some(kernel) if !runs::is_matrix(&patches.shape) => {
                     windows::run(weights, kernel, patches, false, bias, ending);
                 }

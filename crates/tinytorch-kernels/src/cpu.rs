@@ -46,10 +46,18 @@ impl Vectors {
     }
 
     /// The widest that the chosen kernel would use itself: forcing `portable` forces it for these loops too.
+    ///
+    /// # Panics
+    ///
+    /// If the environment names an unknown kernel, as products do ([`chosen`] tells it as an error).
+    #[track_caller]
     pub fn chosen() -> Vectors {
         static CHOSEN: OnceLock<Vectors> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
-            let name = chosen().map_or("", |kernel| kernel.name());
+            let name = match chosen() {
+                Ok(kernel) => kernel.name(),
+                Err(error) => panic!("{error}"),
+            };
             let allowed = |vectors: &Vectors| match vectors {
                 Vectors::Baseline => true,
                 #[cfg(target_arch = "x86_64")]

@@ -10,12 +10,14 @@ mod tests;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_blocks, quantize_f32_i8};
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
+use crate::gemm_i8::blocks::RowsMut;
 use crate::gemm_i8::ending::{Ending, RowScale};
 use crate::gemm_i8::{PackedWeights, Scale};
 
@@ -162,7 +164,14 @@ impl DynamicLinear {
             InputRange::PerTensor => Some(parameters(x, 0, 0)?),
         };
         if m == 0 || n == 0 {
-            return Ok(());
+            // Nothing is multiplied, but what has no code is an error all the same.
+            return match range {
+                InputRange::PerRow if k > 0 => {
+                    let mut rows = x.chunks_exact(k).enumerate();
+                    rows.try_for_each(|(row, x)| parameters(x, row, row * k).map(|_| ()))
+                }
+                _ => Ok(()),
+            };
         }
         // Taken, not borrowed: should rayon run another layer on this thread meanwhile, that makes its own.
         let mut scales = SCALES.take();
@@ -219,13 +228,26 @@ struct Reals<'a> {
 impl Activations for Reals<'_> {
     fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
         let scratch = &mut scratch[..self.k];
-        self.write(row, scratch);
+        self.convert(row, |values, by| quantize_f32_i8(values, by, scratch));
         scratch
+    }
+
+    fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
+        for (index, row) in rows.enumerate() {
+            let into = into.row(index);
+            self.convert(row, |values, by| quantize_blocks(values, by, flip, into));
+        }
+        true
     }
 }
 
 impl Reals<'_> {
-    fn write(&self, row: usize, codes: &mut [i8]) {
+    /// Calls `quantize` with the values of a row and what their codes shall mean.
+    fn convert(
+        &self,
+        row: usize,
+        quantize: impl FnOnce(&[f32], Quantize) -> Result<(), NotFinite>,
+    ) {
         let offset = row * self.k;
         let values = &self.x[offset..offset + self.k];
         let by = match self.shared {
@@ -234,7 +256,7 @@ impl Reals<'_> {
         };
         let written = by.and_then(|by| {
             self.scales[row].set(by.scale, by.zero_point + self.shift);
-            quantize_f32_i8(values, by, codes).map_err(|error| at(error, offset))
+            quantize(values, by).map_err(|error| at(error, offset))
         });
         if let Err(error) = written {
             // Whichever thread is first.

@@ -15,7 +15,10 @@ mod tests;
 
 use std::fmt;
 
+use crate::gemm_i8::ending::Codes;
+
 pub use dequantize::{dequantize_i8_f32, dequantize_u8_f32};
+pub(crate) use quantize::quantize_blocks;
 pub use quantize::{quantize_f32_i8, quantize_f32_u8};
 pub use range::min_max;
 pub use requantize::requantize_i32_i8;
@@ -55,6 +58,28 @@ pub struct Quantize {
     pub min: i32,
     /// Largest code, at most 127.
     pub max: i32,
+}
+
+impl Quantize {
+    /// Checks everything but the values.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        assert!(
+            self.scale.is_finite() && self.scale > 0.0,
+            "scale {} is not a step",
+            self.scale
+        );
+        self.codes().check();
+    }
+
+    /// Without the scale.
+    pub(crate) fn codes(&self) -> Codes {
+        Codes {
+            zero_point: self.zero_point,
+            min: self.min,
+            max: self.max,
+        }
+    }
 }
 
 /// The report of a slice that holds a value that is not finite.

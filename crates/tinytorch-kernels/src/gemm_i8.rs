@@ -9,8 +9,15 @@
 
 pub(crate) mod activations;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 pub(crate) mod block;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only the kernels of x86-64 have blocks")
+)]
+pub(crate) mod blocks;
 pub mod ending;
 pub(crate) mod lines;
 pub mod packed;
@@ -61,9 +68,23 @@ pub trait GemmI8: Debug + Send + Sync {
         0
     }
 
-    /// The same kernel for windows of images where they lie, if it can multiply those; otherwise windows are gathered to rows.
+    /// The same kernel for windows of images where they lie, if multiplying those is the fastest for windows of so many inputs;
+    /// otherwise windows are gathered to rows.
     #[doc(hidden)]
-    fn windows(&self) -> Option<&dyn windows::WindowKernel> {
+    fn windows(&self, _inputs: usize) -> Option<&dyn windows::WindowKernel> {
+        None
+    }
+
+    /// What it does in a nanosecond, about, with so many rows: for deciding whether a second thread pays.
+    #[doc(hidden)]
+    fn multiply_adds(&self, _rows: usize) -> u64 {
+        230
+    }
+
+    /// Executes nothing but the instruction that this kernel rests on, from registers, for some 10 to 100 µs, and returns how many
+    /// operations that were (a multiplication and an addition count 1 each): the most that one thread can reach. `None` for
+    /// kernels that have no instruction of their own.
+    fn ceiling(&self) -> Option<u64> {
         None
     }
 

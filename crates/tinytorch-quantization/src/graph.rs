@@ -270,7 +270,8 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
                     error => error.in_layer(name),
                 });
                 flow = Flow::Codes(y?);
-                shape = flow.shape().to_vec();
+                // Overwritten where it is: one allocation for a model, not one for each layer.
+                flow.shape().clone_into(&mut shape);
                 continue;
             }
             (flow, Some(written), _) => {
@@ -300,7 +301,7 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
             error => error.in_layer(name),
         })?;
         if !passes {
-            shape = flow.shape().to_vec();
+            flow.shape().clone_into(&mut shape);
         }
     }
     Ok(flow)

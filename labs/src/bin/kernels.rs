@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tinytorch_kernels::gemm_i8::chosen;
 use tinytorch_kernels::histogram::{BINS, count_magnitudes, octave};
@@ -42,17 +42,25 @@ fn main() -> ExitCode {
             .for_each(|kernel| println!("{}", kernel.name()));
         return ExitCode::SUCCESS;
     }
+    let threads = rayon::current_num_threads();
     println!(
-        "INT8 products requantized to 8 bits, median Gop/s (a multiplication and an addition count 1 each), {} thread(s):\n",
-        rayon::current_num_threads()
+        "The INT8 kernels this CPU can run, best first, and what each reaches here with {threads} thread(s): medians, in Gop/s (a multiplication
+and an addition count 1 each), measured in turns in this run. The ceiling is the kernel's own instruction and nothing else, from
+registers, times the threads; a share is of that. One row has to read all weights for itself, so it cannot come near.
+
+Products, rows x inputs x outputs, that end in 8-bit codes:\n"
     );
     let shapes = SHAPES.map(|(m, k, n)| format!("{m} x {k} x {n}"));
     let names: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
-    print_table(&names, chosen.name(), shapes, SHAPES.map(measure));
-    println!("-> is used. TINYTORCH_KERNEL=NAME forces another; the middle of a name is enough.\n");
+    let (ceilings, speeds) = measure_products(threads);
+    print_products(&names, chosen.name(), &ceilings, shapes, &speeds);
+    println!(
+        "-> is used. TINYTORCH_KERNEL=NAME forces another; the middle of a name is enough (TINYTORCH_KERNEL={}).\n",
+        chosen.name().split('-').nth(1).unwrap_or(chosen.name())
+    );
 
     println!(
-        "Depthwise convolutions, 3x3, height x width x channels / stride, requantized; the last is our f32 (median Gop/s):\n"
+        "Depthwise convolutions, windows of 3x3, height x width x channels / stride, that end in 8-bit codes; below, ours in f32 (Gop/s):\n"
     );
     let shapes = DEPTHWISE
         .map(|(size, channels, stride)| format!("{size} x {size} x {channels} / {stride}"));
@@ -63,9 +71,11 @@ fn main() -> ExitCode {
         shapes,
         DEPTHWISE.map(measure_depthwise),
     );
-    println!("It is computed by what the chosen kernel stands for.\n");
+    println!("Each kernel stands for its instructions here, not for its product.\n");
 
-    println!("Element by element (median GB/s, bytes read and written):\n");
+    println!(
+        "Element by element (GB/s, bytes read and written; what memory allows is the first row):\n"
+    );
     let lengths = LENGTHS.map(|len| format!("{} Ki values", len >> 10));
     print_table(&ELEMENTWISE, "", lengths, LENGTHS.map(measure_elementwise));
     ExitCode::SUCCESS
@@ -84,6 +94,32 @@ fn print_table<const N: usize>(
         let arrow = if name == chosen { "->" } else { "  " };
         let cells = speeds.iter().map(|speeds| format!("{:.1}", speeds[index]));
         table.row([format!("{arrow} {name}")].into_iter().chain(cells));
+    }
+    println!("{table}");
+}
+
+/// As [`print_table`], with ceilings and shares of them.
+fn print_products<const N: usize>(
+    names: &[&str],
+    chosen: &str,
+    ceilings: &[Option<f64>],
+    shapes: [String; N],
+    speeds: &[Vec<f64>; N],
+) {
+    let header = [String::new(), "ceiling".to_owned()].into_iter();
+    let mut table = Table::new(header.chain(shapes));
+    for (index, &name) in names.iter().enumerate() {
+        let arrow = if name == chosen { "->" } else { "  " };
+        let ceiling = ceilings[index];
+        let first = [
+            format!("{arrow} {name}"),
+            ceiling.map_or_else(|| "-".to_owned(), |ceiling| format!("{ceiling:.0}")),
+        ];
+        let cell = |speeds: &Vec<f64>| match (speeds[index], ceiling) {
+            (speed, Some(ceiling)) => format!("{speed:.0} ({:.0} %)", 100.0 * speed / ceiling),
+            (speed, None) => format!("{speed:.1}"),
+        };
+        table.row(first.into_iter().chain(speeds.iter().map(cell)));
     }
     println!("{table}");
 }
@@ -118,6 +154,25 @@ fn requantize(multipliers: &[f32]) -> Requantize<'_> {
         min: -128,
         max: 127,
     }
+}
+
+/// Gop/s of every kernel's instruction on all threads, and of its products.
+fn measure_products(threads: usize) -> (Vec<Option<f64>>, [Vec<f64>; SHAPES.len()]) {
+    let mut ceilings = vec![None; kernels().len()];
+    let speeds = SHAPES.map(|shape| {
+        // Beside each shape, for the clock of a CPU changes; the best of them is the ceiling.
+        for (ceiling, kernel) in ceilings.iter_mut().zip(kernels()) {
+            let start = Instant::now();
+            let operations = kernel.ceiling();
+            let seconds = start.elapsed().as_secs_f64();
+            if let Some(operations) = operations {
+                let speed = threads as f64 * operations as f64 / seconds / 1e9;
+                *ceiling = Some(ceiling.map_or(speed, |before: f64| before.max(speed)));
+            }
+        }
+        measure(shape)
+    });
+    (ceilings, speeds)
 }
 
 /// Gop/s of every kernel.

@@ -9,15 +9,18 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 
-use rayon::prelude::*;
+use std::time::Duration;
 
 use super::patches::Patches;
 use crate::cpu::{Vectors, vectorized};
 use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::{GemmI8, MAX_K};
+use crate::team;
 
 /// Results with fewer multiply-adds than this stay on the caller's thread.
 const PARALLEL_THRESHOLD: usize = 1 << 18;
+/// Multiply-adds in a nanosecond of one thread, about.
+const MULTIPLY_ADDS: usize = 40;
 
 /// One way of summing a window; all give the same sums.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +39,7 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             let name = product.name();
-            let avx512 = name
-                .contains("-avx512vnni")
-                .then(avx512_vnni::Avx512Vnni::new);
+            let avx512 = name.contains("-avx512").then(avx512_vnni::Avx512Vnni::new);
             let avx2 = name.contains("-avx").then(avx2::Avx2::new);
             if let Some(kernel) = avx512.flatten() {
                 return Kernel::Avx512Vnni(kernel);
@@ -142,12 +143,17 @@ impl Depthwise {
     pub fn run(&self, patches: &Patches<'_>, bias: &[i32], ending: Ending<'_>) {
         let offsets = self.offsets(patches, bias);
         let rows = ending.rows();
-        let large = rows.saturating_mul(self.channels * self.taps) >= PARALLEL_THRESHOLD;
-        let parts = if large {
-            rayon::current_num_threads().min(rows)
+        let work = rows.saturating_mul(self.channels * self.taps);
+        let threads = if work >= PARALLEL_THRESHOLD {
+            rayon::current_num_threads()
         } else {
             1
         };
+        if threads == 1 {
+            return self.run_rows(patches, 0, &offsets, ending);
+        }
+        // Two parts for each thread: who is late leaves one to the other.
+        let parts = (2 * threads).min(rows);
         let mut tasks = Vec::with_capacity(parts);
         let mut rest = ending;
         for part in 1..parts {
@@ -156,16 +162,11 @@ impl Depthwise {
             tasks.push((first, top));
             rest = bottom;
         }
-        tasks.push(((parts.max(1) - 1) * rows / parts.max(1), rest));
-        if tasks.len() == 1 {
-            tasks
-                .into_iter()
-                .for_each(|(first, rows)| self.run_rows(patches, first, &offsets, rows));
-        } else {
-            tasks.into_par_iter().for_each(|(first, rows)| {
-                self.run_rows(patches, first, &offsets, rows);
-            });
-        }
+        tasks.push(((parts - 1) * rows / parts, rest));
+        let time = Duration::from_nanos((work / MULTIPLY_ADDS) as u64);
+        team::for_each_of(time, tasks, threads, |(first, rows)| {
+            self.run_rows(patches, first, &offsets, rows);
+        });
     }
 
     /// Bias minus what zero point and shift add to each channel's sum, if the kernel does not leave them out itself.

@@ -17,6 +17,8 @@ use crate::team;
 const STRIP_BYTES: usize = 20 * 1024;
 /// Bytes of one piece of a copy. What a piece writes beyond its end, the next one overwrites.
 const PIECE: usize = 64;
+/// What a kernel multiplies in a nanosecond where windows lie, about.
+const MULTIPLY_ADDS: u64 = 230;
 /// Tasks for each thread: enough for one that starts late.
 const TASKS: usize = 4;
 
@@ -57,7 +59,7 @@ pub(super) fn run(
     if ending.rows() == 0 || weights.n() == 0 {
         return;
     }
-    let threads = weights.threads(windows);
+    let threads = weights.threads_at(windows, MULTIPLY_ADDS);
     let plan = Plan::new(patches, pooled, threads);
     weights.with_offsets(patches.padding_code.into(), bias, |offsets| {
         if threads == 1 {
@@ -75,9 +77,14 @@ pub(super) fn run(
             tasks.push((units, ending));
             rest = below;
         }
-        team::for_each_of(weights.time(windows), tasks, threads, |(units, ending)| {
-            plan.run(weights, kernel, offsets, units, ending);
-        });
+        team::for_each_of(
+            weights.time_at(windows, MULTIPLY_ADDS),
+            tasks,
+            threads,
+            |(units, ending)| {
+                plan.run(weights, kernel, offsets, units, ending);
+            },
+        );
     });
 }
 

@@ -158,6 +158,14 @@ fn inputs_without_codes_are_named() {
             Err(InputError::NotFinite(infinite))
         );
     }
+    // Also by a layer without outputs.
+    let none = DynamicLinear::new(PackedWeights::new(0, 2, &[]), &[], &[]);
+    for range in [InputRange::PerRow, InputRange::PerTensor] {
+        let result = none.forward(2, &[0.0, 1.0, f32::NAN, 0.0], range, false, &mut []);
+        let error = result.expect_err("NaN has no code");
+        assert_eq!(error.to_string(), "NaN at index 2 has no code", "{range:?}");
+        assert_eq!(none.forward(2, &[0.0; 4], range, false, &mut []), Ok(()));
+    }
     let wide = [0.0, 1.0, f32::MAX, f32::MIN];
     let error = run(&wide, InputRange::PerRow).expect_err("the range is infinite");
     assert_eq!(

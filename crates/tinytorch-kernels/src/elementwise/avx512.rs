@@ -16,6 +16,7 @@
 use std::arch::x86_64::*;
 
 use crate::cpu::Vectors;
+use crate::gemm_i8::blocks::BLOCK_CODES;
 use crate::gemm_i8::ending::Codes;
 
 /// Units from a tie within which the definition decides.
@@ -40,25 +41,49 @@ pub(super) fn quantize(
     flip: u8,
     out: &mut [u8],
 ) -> bool {
-    assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     assert_eq!(values.len(), out.len(), "one code per value");
-    // Packing saturates to these bounds by itself.
-    if (codes.min, codes.max) == (-128, 127) {
-        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-        unsafe { quantize_avx512::<false>(values, scale, codes, flip, out) }
-    } else {
-        // SAFETY: as above.
-        unsafe { quantize_avx512::<true>(values, scale, codes, flip, out) }
-    }
+    quantize_parts(vectors, scale, codes, flip, std::iter::once((values, out)))
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512<const BOUNDED: bool>(
+/// As [`quantize`], to blocks one after the other.
+pub(super) fn quantize_blocks<'o>(
+    vectors: Vectors,
     values: &[f32],
     scale: f32,
     codes: Codes,
     flip: u8,
-    out: &mut [u8],
+    blocks: impl Iterator<Item = &'o mut [u8; BLOCK_CODES]>,
+) -> bool {
+    let parts = values.chunks(BLOCK_CODES).zip(blocks);
+    let parts = parts.map(|(values, block)| (values, &mut block[..values.len()]));
+    quantize_parts(vectors, scale, codes, flip, parts)
+}
+
+/// Values and as many codes, part by part.
+fn quantize_parts<'v, 'o>(
+    vectors: Vectors,
+    scale: f32,
+    codes: Codes,
+    flip: u8,
+    parts: impl Iterator<Item = (&'v [f32], &'o mut [u8])>,
+) -> bool {
+    assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
+    // Packing saturates to these bounds by itself.
+    if (codes.min, codes.max) == (-128, 127) {
+        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+        unsafe { quantize_avx512::<false>(scale, codes, flip, parts) }
+    } else {
+        // SAFETY: as above.
+        unsafe { quantize_avx512::<true>(scale, codes, flip, parts) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
+    scale: f32,
+    codes: Codes,
+    flip: u8,
+    parts: impl Iterator<Item = (&'v [f32], &'o mut [u8])>,
 ) -> bool {
     const UNITS: f32 = 65536.0;
     let units = UNITS / scale;
@@ -80,9 +105,7 @@ fn quantize_avx512<const BOUNDED: bool>(
     // Which words are lower halves.
     const LOWER: __mmask32 = 0x5555_5555;
 
-    let (steps, tail) = values.as_chunks::<STEP>();
-    let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
-    for (values, out) in steps.iter().zip(out_steps) {
+    let step = |values: &[f32; STEP], out: &mut [u8; STEP]| {
         // The least of all lower halves, and, beside them, of all upper ones: those do not matter.
         let mut least = _mm512_set1_epi16(-1);
         let parts = values.as_chunks::<CODES>().0;
@@ -109,16 +132,33 @@ fn quantize_avx512<const BOUNDED: bool>(
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
         }
         let ties = _mm512_mask_cmplt_epu16_mask(LOWER, least, near);
-        let finite = if !precise || ties.count_ones() > FEW {
+        if !precise || ties.count_ones() > FEW {
             by_definition(values, scale, codes, flip, out)
         } else {
             lanes_by_definition(ties, values, scale, codes, flip, out)
-        };
-        if !finite {
+        }
+    };
+    for (values, out) in parts {
+        let (steps, tail) = values.as_chunks::<STEP>();
+        let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
+        if !steps
+            .iter()
+            .zip(out_steps)
+            .all(|(values, out)| step(values, out))
+        {
             return false;
         }
+        if !tail.is_empty() {
+            // Filled up with zeros, which are far from a tie: faster than dividing.
+            let (mut filled, mut filled_out) = ([0.0; STEP], [0; STEP]);
+            filled[..tail.len()].copy_from_slice(tail);
+            if !step(&filled, &mut filled_out) {
+                return false;
+            }
+            out_tail.copy_from_slice(&filled_out[..tail.len()]);
+        }
     }
-    by_definition(tail, scale, codes, flip, out_tail)
+    true
 }
 
 /// The quotient's codes of those values that are in a lane of `ties`, which has two bits for each. Whether those are finite.

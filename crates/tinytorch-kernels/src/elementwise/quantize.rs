@@ -9,6 +9,7 @@ use super::avx512;
 use super::blocks::{Way, convert};
 use super::{NotFinite, Quantize, first_not_finite};
 use crate::cpu::{Vectors, vectorized};
+use crate::gemm_i8::blocks::BLOCK_CODES;
 use crate::gemm_i8::ending::{Codes, ROUNDER};
 
 /// Elements that are converted before it is looked at whether all of them were finite and none near a tie: a second look
@@ -64,6 +65,33 @@ pub fn quantize_f32_u8(values: &[f32], by: Quantize, out: &mut [u8]) -> Result<(
     quantize(Vectors::chosen(), way, values, by, 0x80, out)
 }
 
+/// Writes codes whose bits in `flip` are inverted to blocks, one after the other; what the last one holds beyond them stays.
+///
+/// The caller has checked `by`, and that the blocks are enough.
+pub(crate) fn quantize_blocks<'o>(
+    values: &[f32],
+    by: Quantize,
+    flip: u8,
+    blocks: impl Iterator<Item = &'o mut [u8; BLOCK_CODES]>,
+) -> Result<(), NotFinite> {
+    let (vectors, codes) = (Vectors::chosen(), by.codes());
+    let all_finite = match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => {
+            avx512::quantize_blocks(vectors, values, by.scale, codes, flip, blocks)
+        }
+        _ => values.chunks(BLOCK_CODES).zip(blocks).all(|(values, out)| {
+            let out = &mut out[..values.len()];
+            quantize_chunks(vectors, values, by.scale, codes, flip, out)
+        }),
+    };
+    if all_finite {
+        Ok(())
+    } else {
+        Err(first_not_finite(values))
+    }
+}
+
 /// Writes codes whose bits in `flip` are inverted.
 #[track_caller]
 pub(super) fn quantize(
@@ -75,17 +103,8 @@ pub(super) fn quantize(
     out: &mut [u8],
 ) -> Result<(), NotFinite> {
     assert_eq!(values.len(), out.len(), "one code per value");
-    assert!(
-        by.scale.is_finite() && by.scale > 0.0,
-        "scale {} is not a step",
-        by.scale
-    );
-    let codes = Codes {
-        zero_point: by.zero_point,
-        min: by.min,
-        max: by.max,
-    };
-    codes.check();
+    by.check();
+    let codes = by.codes();
     let all_finite = convert(way, values, out, |values, out| match vectors {
         #[cfg(target_arch = "x86_64")]
         Vectors::Avx512(_) => avx512::quantize(vectors, values, by.scale, codes, flip, out),

@@ -7,6 +7,8 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use super::blocks::RowsMut;
+
 /// Bytes of scratch memory beyond `k`: short runs are copied in pieces of a fixed size, and may write beyond their end.
 pub const SLACK: usize = 64;
 
@@ -15,9 +17,9 @@ pub trait Activations: Debug + Sync {
     /// All `k` codes of row `row`; `scratch` has room for `k + SLACK`, if they have to be gathered.
     fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8];
 
-    /// Writes the codes of some rows to the beginning of `scratch`, one row after the other, and says so, if that costs less
-    /// than taking each row by itself.
-    fn rows(&self, _rows: Range<usize>, _scratch: &mut Vec<i8>) -> bool {
+    /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less
+    /// than taking each row and copying it there. Says whether it has done so.
+    fn write(&self, _rows: Range<usize>, _flip: u8, _into: RowsMut<'_>) -> bool {
         false
     }
 }

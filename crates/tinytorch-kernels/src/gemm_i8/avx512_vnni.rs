@@ -8,11 +8,12 @@
     reason = "vector loads and stores, and calls that need CPU features"
 )]
 
-mod finish;
-mod one_row;
+pub(super) mod finish;
+pub(super) mod one_row;
 mod windows;
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use finish::{fetch_output, finish};
 
@@ -57,13 +58,35 @@ impl GemmI8 for Avx512Vnni {
         128
     }
 
-    fn windows(&self) -> Option<&dyn WindowKernel> {
+    fn windows(&self, _inputs: usize) -> Option<&dyn WindowKernel> {
         Some(self)
+    }
+
+    fn ceiling(&self) -> Option<u64> {
+        // SAFETY: the CPU has the features because `self` is the proof of it.
+        Some(unsafe { ceiling() })
     }
 
     fn run(&self, task: Task<'_>) {
         tiled::run(self, task);
     }
+}
+
+/// `vpdpbusd` alone, into enough sums that none waits for its own last result.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn ceiling() -> u64 {
+    const SUMS: usize = 24;
+    const ROUNDS: usize = 10_000;
+    let factor = _mm512_set1_epi32(black_box(0x0102_0304));
+    let mut sums = [_mm512_setzero_si512(); SUMS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, factor, factor);
+        }
+    }
+    black_box(sums);
+    // 64 products, each of them added.
+    (ROUNDS * SUMS * 2 * 64) as u64
 }
 
 /// Calls `tile::<rows, vectors, unroll>` for the rows and width at hand.
@@ -84,6 +107,7 @@ impl Micro for Avx512Vnni {
     const LANES: usize = 16;
     const ROWS: usize = 14;
     const CODES: usize = 4;
+    const FLIP: Option<u8> = Some(0x80);
 
     fn encode(&self, codes: &[i8], words: &mut [i32]) {
         // SAFETY: the CPU has the features because `self` is the proof of it.

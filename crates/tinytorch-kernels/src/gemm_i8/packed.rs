@@ -15,8 +15,7 @@ use crate::team;
 /// Products that take less than this, on one thread of a CPU with `vpdpbusd`, stay on the caller's thread: dividing one
 /// costs about a microsecond.
 const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
-/// What such a CPU does in a nanosecond: multiply-adds, and bytes of weights read from its second cache.
-const MULTIPLY_ADDS: u64 = 230;
+/// Bytes of weights that such a CPU reads from its second cache in a nanosecond.
 const WEIGHT_BYTES: u64 = 90;
 
 /// Weights `[n, k]`, one row per output, packed once for one kernel.
@@ -251,7 +250,12 @@ impl PackedWeights {
 
     /// How many threads a product of `m` rows is worth.
     pub(crate) fn threads(&self, m: usize) -> usize {
-        if self.nanoseconds(m) >= NANOSECONDS_WORTH_DIVIDING {
+        self.threads_at(m, self.kernel.multiply_adds(m))
+    }
+
+    /// As [`threads`](Self::threads), at so many multiply-adds in a nanosecond.
+    pub(crate) fn threads_at(&self, m: usize, multiply_adds: u64) -> usize {
+        if self.nanoseconds(m, multiply_adds) >= NANOSECONDS_WORTH_DIVIDING {
             rayon::current_num_threads()
         } else {
             1
@@ -265,12 +269,17 @@ impl PackedWeights {
 
     /// What a product of `m` rows takes one thread, at least.
     pub(crate) fn time(&self, m: usize) -> Duration {
-        Duration::from_nanos(self.nanoseconds(m))
+        self.time_at(m, self.kernel.multiply_adds(m))
     }
 
-    fn nanoseconds(&self, m: usize) -> u64 {
+    /// As [`time`](Self::time), at so many multiply-adds in a nanosecond.
+    pub(crate) fn time_at(&self, m: usize, multiply_adds: u64) -> Duration {
+        Duration::from_nanos(self.nanoseconds(m, multiply_adds))
+    }
+
+    fn nanoseconds(&self, m: usize, multiply_adds: u64) -> u64 {
         let weights = self.n.saturating_mul(self.k) as u64;
-        (weights.saturating_mul(m as u64) / MULTIPLY_ADDS).max(weights / WEIGHT_BYTES)
+        (weights.saturating_mul(m as u64) / multiply_adds).max(weights / WEIGHT_BYTES)
     }
 
     /// What one unit of activation code adds to the sums of each column.
@@ -322,9 +331,10 @@ vectorized! {
     }
 }
 
-/// Rows of each part from which a product is divided by rows: fewer would leave too much of their last tile idle.
+/// Rows of each part from which a product is divided by rows: fewer would leave too much of their last tile idle. High tiles are
+/// divided sooner: their kernel is so fast that making the same codes twice, as parts of columns do, would count.
 fn rows_worth_dividing(tile_rows: usize) -> usize {
-    4 * tile_rows
+    (4 * tile_rows).min(64)
 }
 
 /// Divides a task into at most `parts` of about the same size, by rows if there are enough of them (each part then reads

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use super::GemmI8;
 #[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
+#[cfg(target_arch = "x86_64")]
 use super::avx512_vnni::Avx512Vnni;
 use super::portable::Portable;
 use super::scalar::Scalar;
@@ -23,6 +25,7 @@ pub fn kernels() -> &'static [&'static dyn GemmI8] {
         {
             // A token has no size, so leaking its box leaks nothing.
             let leak = |kernel| -> &'static dyn GemmI8 { Box::leak(kernel) };
+            kernels.extend(Amx::new().map(|kernel| leak(Box::new(kernel))));
             kernels.extend(Avx512Vnni::new().map(|kernel| leak(Box::new(kernel))));
             kernels.extend(AvxVnni::new().map(|kernel| leak(Box::new(kernel))));
             kernels.extend(Avx2::new().map(|kernel| leak(Box::new(kernel))));

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8};
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_blocks, quantize_f32_i8};
 use crate::gemm_i8::activations::{Activations, Matrix};
 use crate::gemm_i8::block::BlockMut;
+use crate::gemm_i8::blocks::RowsMut;
 
 /// Weights, packed once, with what becomes of their sums.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct StaticLinear {
     offsets: Box<[i32]>,
     multipliers: Box<[f32]>,
     codes: Codes,
+    /// That of the inputs, which the offsets hold.
+    zero_point: i32,
 }
 
 impl StaticLinear {
@@ -42,6 +45,7 @@ impl StaticLinear {
             offsets,
             multipliers: ending.multipliers.into(),
             codes: ending.codes(),
+            zero_point,
             weights,
         }
     }
@@ -91,7 +95,8 @@ impl StaticLinear {
     ///
     /// # Panics
     ///
-    /// If a slice does not have its shape, the scale is not finite and positive, or a bound or the zero point is not an `i8`.
+    /// If a slice does not have its shape, the scale is not finite and positive, a bound is not an `i8`, or the zero point is
+    /// not that of the layer.
     #[track_caller]
     pub fn forward_real(
         &self,
@@ -105,6 +110,11 @@ impl StaticLinear {
             Some(x.len()),
             elements([m, k]),
             "x must be [m, k] = [{m}, {k}]"
+        );
+        by.check();
+        assert_eq!(
+            by.zero_point, self.zero_point,
+            "the layer was made for inputs of another zero point"
         );
         if n == 0 {
             // Nothing is multiplied, but what has no code is an error all the same.
@@ -159,25 +169,29 @@ struct Reals<'a> {
 impl Activations for Reals<'_> {
     fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
         let scratch = &mut scratch[..self.k];
-        self.write(row..row + 1, scratch);
+        let first = row * self.k;
+        let values = &self.x[first..first + self.k];
+        self.note(first, quantize_f32_i8(values, self.by, scratch));
         scratch
     }
 
-    fn rows(&self, rows: Range<usize>, scratch: &mut Vec<i8>) -> bool {
-        let len = rows.len() * self.k;
-        if scratch.len() < len {
-            scratch.resize(len, 0);
+    fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
+        for (index, row) in rows.enumerate() {
+            let first = row * self.k;
+            let values = &self.x[first..first + self.k];
+            self.note(
+                first,
+                quantize_blocks(values, self.by, flip, into.row(index)),
+            );
         }
-        self.write(rows, &mut scratch[..len]);
         true
     }
 }
 
 impl Reals<'_> {
-    fn write(&self, rows: Range<usize>, codes: &mut [i8]) {
-        let first = rows.start * self.k;
-        let values = &self.x[first..first + codes.len()];
-        if let Err(error) = quantize_f32_i8(values, self.by, codes) {
+    /// Keeps the index of a value that has no code, counted from `first`.
+    fn note(&self, first: usize, result: Result<(), NotFinite>) {
+        if let Err(error) = result {
             let index = first + error.index;
             self.first_bad.fetch_min(index, Ordering::Relaxed);
         }
@@ -336,9 +350,23 @@ mod tests {
         assert_refused("x must be [m, k] = [1, 2]", || {
             let _ = layer.forward_real(1, &[0.0], by, &mut [0]);
         });
-        let by = Quantize { scale: 0.0, ..by };
-        assert_refused("scale 0 is not a step", || {
-            let _ = layer.forward_real(1, &[0.0, 0.0], by, &mut [0]);
-        });
+        // Whether or not there is anything to multiply.
+        let refused = |message: &str, by: Quantize| {
+            for (m, x, out) in [(0, &[][..], &mut [][..]), (1, &[0.0, 0.0], &mut [0])] {
+                assert_refused(message, || {
+                    let _ = layer.forward_real(m, x, by, out);
+                });
+            }
+        };
+        refused("scale 0 is not a step", Quantize { scale: 0.0, ..by });
+        let zero_point = 128;
+        refused("zero point 128 is not an i8", Quantize { zero_point, ..by });
+        refused("codes -129..=127 are not", Quantize { min: -129, ..by });
+        // Codes of another zero point would be multiplied without a word, and mean something else.
+        let zero_point = 1;
+        refused(
+            "made for inputs of another zero point",
+            Quantize { zero_point, ..by },
+        );
     }
 }

@@ -20,19 +20,14 @@ use std::cell::RefCell;
 
 use super::Task;
 use super::activations::SLACK;
+use super::blocks::RowsMut;
+pub(super) use super::blocks::{BLOCK, Block};
 use super::ending::Ending;
 use super::lines::Lines;
 
-/// Words of one row that lie together.
-pub(super) const BLOCK: usize = 64;
-
-/// 64 words of one row: 256 B.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct Block(pub [i32; BLOCK]);
-
-/// Bytes of activations that are prepared at once: an eighth of a 2 MiB L2, the rest is for the weights.
-const BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of activations that are prepared at once. The weights pass by once for each buffer, so it is large: more than half of a
+/// second cache of 1 MiB, which also holds a panel.
+const BUFFER_BYTES: usize = 640 * 1024;
 
 /// The inner part of a vector kernel: one tile of rows times one panel of columns.
 pub(super) trait Micro {
@@ -44,6 +39,8 @@ pub(super) trait Micro {
     const ROWS: usize;
     /// Codes of one word.
     const CODES: usize;
+    /// The bits that are inverted in a code to make it a byte of a word, if that is all that [`encode`](Self::encode) does.
+    const FLIP: Option<u8> = None;
 
     /// Turns codes into words; words beyond the codes are left as they are, their weights are zero.
     fn encode(&self, codes: &[i8], words: &mut [i32]);
@@ -163,15 +160,16 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
         let first_row = tile_start(first_tile);
         for tile in first_tile..last_tile {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
-            let at_once = task.first_row + start..task.first_row + end;
-            let at_once = task.activations.rows(at_once, &mut buffers.scratch);
+            let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
+            if let Some(flip) = K::FLIP {
+                let rows = task.first_row + start..task.first_row + end;
+                let into = RowsMut::new(&mut buffers.blocks[of_tile], end - start);
+                if task.activations.write(rows, flip, into) {
+                    continue;
+                }
+            }
             for row in start..end {
-                let codes = if at_once {
-                    &buffers.scratch[(row - start) * k..(row - start + 1) * k]
-                } else {
-                    let row = task.first_row + row;
-                    task.activations.row(row, &mut buffers.scratch)
-                };
+                let codes = (task.activations).row(task.first_row + row, &mut buffers.scratch);
                 let first = (start - first_row) * blocks + (row - start);
                 for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
                     let words = &mut buffers.blocks[first + block * (end - start)].0;

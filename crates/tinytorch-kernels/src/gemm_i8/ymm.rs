@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "vector loads, and calls that need CPU features")]
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::lines::Lines;
 use super::tiled::{self, BLOCK, Block, Micro, Panel, Place};
@@ -116,6 +117,25 @@ macro_rules! ymm_kernel {
             }
         }
 
+        impl $token {
+            /// The instruction alone, into enough sums that none waits for its own last result.
+            #[target_feature(enable = $features)]
+            fn instruction_alone() -> u64 {
+                const SUMS: usize = 12;
+                const ROUNDS: usize = 10_000;
+                let factor = _mm256_set1_epi32(black_box(0x0102_0304));
+                let mut sums = [_mm256_setzero_si256(); SUMS];
+                for _ in 0..ROUNDS {
+                    for sum in &mut sums {
+                        *sum = $multiply_add(*sum, factor, factor);
+                    }
+                }
+                black_box(sums);
+                // Products of all codes of 8 words, each of them added.
+                (ROUNDS * SUMS * 2 * 8 * $codes) as u64
+            }
+        }
+
         impl GemmI8 for $token {
             fn name(&self) -> &'static str {
                 $name
@@ -131,6 +151,11 @@ macro_rules! ymm_kernel {
 
             fn activation_shift(&self) -> i32 {
                 $shift
+            }
+
+            fn ceiling(&self) -> Option<u64> {
+                // SAFETY: the CPU has the features because `self` is the proof of it.
+                Some(unsafe { Self::instruction_alone() })
             }
 
             fn run(&self, task: Task<'_>) {

@@ -30,7 +30,7 @@ pub(super) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>) {
 /// Adds the offsets and writes what the ending asks for. `FULL`: all lanes of all vectors exist.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-pub(super) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
+pub(in crate::gemm_i8) fn finish<const ROWS: usize, const VECTORS: usize, const FULL: bool>(
     sums: [[__m512i; VECTORS]; ROWS],
     width: usize,
     Place {

@@ -12,7 +12,7 @@ use crate::gemm_i8::tiled::{BLOCK, Block, Panel, Place};
 
 /// Multiplies one row with four whole panels and ends the sums. `offsets` are those of all columns of the ending.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn four_panels(
+pub(in crate::gemm_i8) fn four_panels(
     activations: &[Block],
     panels: [Panel<'_>; 4],
     ending: &mut Ending<'_>,

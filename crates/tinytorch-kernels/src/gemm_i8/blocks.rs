@@ -1,0 +1,44 @@
+//! The rows of a tile as its kernel reads them: blocks of 64 words, those of all rows in turn.
+#![expect(unsafe_code, reason = "words are written as the bytes they are")]
+
+/// Words of one row that lie together.
+pub(crate) const BLOCK: usize = 64;
+
+/// Codes of a block whose words are four codes.
+pub(crate) const BLOCK_CODES: usize = 4 * BLOCK;
+
+/// 64 words of one row: 256 B.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Block(pub [i32; BLOCK]);
+
+impl Block {
+    /// The codes of words of four.
+    #[inline]
+    pub fn codes_mut(&mut self) -> &mut [u8; BLOCK_CODES] {
+        // SAFETY: as many bytes, any of which are a code and any four of which are a word; the borrow goes on.
+        unsafe { &mut *self.0.as_mut_ptr().cast() }
+    }
+}
+
+/// Rows whose words are four codes, to be written.
+#[derive(Debug)]
+pub(crate) struct RowsMut<'a> {
+    blocks: &'a mut [Block],
+    rows: usize,
+}
+
+impl<'a> RowsMut<'a> {
+    /// The blocks of `rows` rows.
+    pub fn new(blocks: &'a mut [Block], rows: usize) -> Self {
+        assert!(rows > 0 && blocks.len().is_multiple_of(rows));
+        Self { blocks, rows }
+    }
+
+    /// The blocks of a row, in order.
+    #[inline]
+    pub fn row(&mut self, row: usize) -> impl Iterator<Item = &mut [u8; BLOCK_CODES]> {
+        let blocks = self.blocks.iter_mut().skip(row).step_by(self.rows);
+        blocks.map(Block::codes_mut)
+    }
+}
