@@ -157,7 +157,7 @@ fn exam(module: &Module, hidden: Option<&Path>) -> Result<Texts> {
         more = "    checks.extend(exam::instructor_checks());\n";
     }
     let main = format!(
-        "extern crate subject;\n\nmod exam;\n\nfn main() -> std::process::ExitCode {{\n    \
+        "extern crate subject;\n\nmod exam;\n\n/// Answers.\npub fn main() -> std::process::ExitCode {{\n    \
          #[allow(unused_mut)]\n    let mut checks = exam::checks();\n{more}    \
          tito_grade_harness::main({:?}, &checks)\n}}\n",
         module.name

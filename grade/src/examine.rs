@@ -92,6 +92,7 @@ impl Examiner<'_> {
     fn cell(&self, runner: &Path, limit: Duration) -> Cell {
         Cell {
             user: self.user,
+            links: false,
             read: Vec::new(),
             execute: self.libraries.to_vec(),
             start: vec![runner.to_owned()],
@@ -352,6 +353,7 @@ mod tests {
             stderr: Vec::new(),
             took: Duration::ZERO,
             waited: Duration::ZERO,
+            processor: Duration::ZERO,
         };
         let open = BTreeSet::from(["15.4".to_owned()]);
         judge(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tinytorch_exam::score;
@@ -20,10 +20,13 @@ use crate::model::{
 };
 use crate::questions::Questions;
 use crate::receipts::{self, Basis};
-use crate::workshop::{Built, Diagnostic, Job};
+use crate::workshop::{Built, Diagnostic, Job, Stop};
 
 /// Rounds of compiling with fewer and fewer of a submission's holes.
 const ROUNDS: usize = 8;
+
+/// The part of the limit that a compilation gets after the first one was stopped.
+const LATER: u32 = 4;
 
 /// Compiler errors that are told.
 const TOLD: usize = 20;
@@ -172,13 +175,9 @@ impl Grader<'_> {
     pub fn failures_of_the_reference(&self) -> Result<Vec<String>> {
         let files = self.course.module.twin_files()?.into_iter();
         let files: Vec<Assembled> = files
-            .map(|file| Assembled {
-                file: file.name,
-                text: file.text,
-                holes: Vec::new(),
-            })
+            .map(|file| Assembled::new(&file.name, file.text))
             .collect();
-        let runner = match self.job.build(&files)? {
+        let runner = match self.job.build(&files, self.job.limit)? {
             Built::Ready(runner) => runner,
             Built::Errors(found) => {
                 let said: Vec<String> = found.into_iter().filter_map(|one| one.rendered).collect();
@@ -188,7 +187,7 @@ impl Grader<'_> {
                 ))
                 .into());
             }
-            Built::Stopped(why) => return Err(Failure::environment(why).into()),
+            Built::Stopped(_, why) => return Err(Failure::environment(why).into()),
         };
         let asked = self.examiner.ask(&runner, &BTreeSet::new())?;
         let failed = asked.iter().filter(|check| !check.passed());
@@ -225,11 +224,14 @@ impl Grader<'_> {
         graft: &mut Graft,
         result: &mut SubmissionResult,
     ) -> Result<Option<std::path::PathBuf>> {
+        self.job.begin();
+        let mut most = self.job.limit;
         let mut without = BTreeSet::new();
         for round in 0..=ROUNDS {
             let files = assemble(&self.course.stubs, &graft.filled, &without);
-            let built = self.job.build(&files)?;
+            let built = self.job.build(&files, most)?;
             let before = without.len();
+            let mut is_over = false;
             let why = match built {
                 Built::Ready(runner) => return Ok(Some(runner)),
                 Built::Errors(found) => {
@@ -238,11 +240,19 @@ impl Grader<'_> {
                     }
                     "it does not compile".to_owned()
                 }
-                Built::Stopped(why) => {
+                Built::Stopped(Stop::Budget(_), why) => {
                     result.needs_human = true;
-                    let culprits = self.search(graft, &without)?;
+                    result.reasons.push(why.clone());
+                    is_over = true;
+                    why
+                }
+                Built::Stopped(_, why) => {
+                    result.needs_human = true;
+                    // From now on it is known that time is needed for more than one attempt.
+                    most = self.job.limit / LATER;
+                    let culprits = self.search(graft, &without, most)?;
                     result.reasons.push(format!(
-                        "{why}; without {} it compiles",
+                        "{why}; it is graded without {}",
                         culprits.join(", ")
                     ));
                     without.extend(culprits);
@@ -265,6 +275,9 @@ impl Grader<'_> {
                         why: why.clone(),
                     });
                 }
+            }
+            if is_over {
+                break;
             }
         }
         Ok(None)
@@ -303,15 +316,21 @@ impl Grader<'_> {
         without.extend(place.map(|(_, _, tag)| tag));
     }
 
-    /// The holes that the compiler does not survive, by halving: the first found alone, so at most a few compilations.
-    fn search(&self, graft: &Graft, without: &BTreeSet<String>) -> Result<Vec<String>> {
+    /// The holes that the compiler does not survive, by halving: the first found alone, so at most a few compilations. If time runs out they are
+    /// several, so that what is left is enough to compile the others.
+    fn search(
+        &self,
+        graft: &Graft,
+        without: &BTreeSet<String>,
+        most: Duration,
+    ) -> Result<Vec<String>> {
         let mut suspects: Vec<String> = graft
             .filled
             .iter()
             .filter(|one| !without.contains(&one.tag) && !is_stub(&one.body))
             .map(|one| one.tag.clone())
             .collect();
-        while suspects.len() > 1 {
+        while suspects.len() > 1 && self.job.left() >= most * 2 {
             let half = suspects.split_off(suspects.len() / 2);
             // Compile with the first half only: all others are the stub's.
             let others: BTreeSet<String> = graft
@@ -321,7 +340,7 @@ impl Grader<'_> {
                 .filter(|tag| !suspects.contains(tag))
                 .collect();
             let files = assemble(&self.course.stubs, &graft.filled, &others);
-            if !matches!(self.job.build(&files)?, Built::Stopped(_)) {
+            if !matches!(self.job.build(&files, most)?, Built::Stopped(..)) {
                 suspects = half;
             }
         }

@@ -179,6 +179,27 @@ pub struct Assembled {
     pub holes: Vec<(String, usize, usize)>,
 }
 
+impl Assembled {
+    /// A file with all its holes filled.
+    pub fn new(file: &str, text: String) -> Assembled {
+        let mut holes = Vec::new();
+        // A body may hold text that looks like a marker's, so the lines are counted, not searched for again.
+        if let Ok(marked) = Marked::parse(&text) {
+            let lines = text.lines().count();
+            for hole in marked.holes() {
+                let begin = hole.line();
+                let end = begin + marked.body(hole).lines().count() + 1;
+                holes.push((hole.tag.to_owned(), begin, end.min(lines)));
+            }
+        }
+        Assembled {
+            file: file.to_owned(),
+            text,
+            holes,
+        }
+    }
+}
+
 /// The course's files with the bodies of the submission, but for the holes in `without`.
 pub fn assemble(stubs: &Stubs, filled: &[Filled], without: &BTreeSet<String>) -> Vec<Assembled> {
     stubs
@@ -193,21 +214,7 @@ pub fn assemble(stubs: &Stubs, filled: &[Filled], without: &BTreeSet<String>) ->
                 }),
                 Err(_) => stub.clone(),
             };
-            let mut holes = Vec::new();
-            // A body may hold text that looks like a marker's, so the lines are counted, not searched for again.
-            if let Ok(marked) = Marked::parse(&text) {
-                let lines: Vec<&str> = text.lines().collect();
-                for hole in marked.holes() {
-                    let begin = hole.line();
-                    let end = begin + marked.body(hole).lines().count() + 1;
-                    holes.push((hole.tag.to_owned(), begin, end.min(lines.len())));
-                }
-            }
-            Assembled {
-                file: file.clone(),
-                text,
-                holes,
-            }
+            Assembled::new(file, text)
         })
         .collect()
 }

@@ -19,7 +19,7 @@ use crate::model::{Isolation, Plan, SubmissionResult};
 use crate::report::Book;
 use crate::report::published::{at_another_pace, documents};
 use crate::results::Results;
-use crate::sandbox::{FIRST_USER, Launcher, probe};
+use crate::sandbox::{FIRST_USER, Launcher, probe, users::USERS};
 
 /// The module that is attacked.
 const MODULE: &str = "15";
@@ -372,7 +372,7 @@ fn strangers() -> BTreeMap<u32, String> {
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         let name = name.trim().to_owned();
         let user = fs::metadata(entry.path()).map_or(0, |data| data.uid());
-        let is_cell = own.is_root() && (FIRST_USER..FIRST_USER + 256).contains(&user);
+        let is_cell = own.is_root() && (FIRST_USER..FIRST_USER + USERS).contains(&user);
         let is_ours = !own.is_root() && user == own.as_raw();
         if is_cell || name == "runner" || is_ours && matches!(name.as_str(), "sleep" | "setsid") {
             found.insert(pid, name);

@@ -6,7 +6,7 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, GROUP, Limits, filters, landlock};
+use super::{Cell, GROUP, LINK_GROUP, Limits, filters, landlock};
 
 /// What held in the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,8 @@ pub fn enter(cell: &Cell) -> Result<State, String> {
     let step = |name: &'static str| move |error: &dyn std::fmt::Display| format!("{name}: {error}");
     let is_dropped = match cell.user {
         Some(user) => {
-            drop_to(user).map_err(|error| step("giving up root")(&error))?;
+            drop_to(user, if cell.links { LINK_GROUP } else { GROUP })
+                .map_err(|error| step("giving up root")(&error))?;
             true
         }
         None => false,
@@ -51,9 +52,9 @@ pub fn enter(cell: &Cell) -> Result<State, String> {
     })
 }
 
-fn drop_to(user: u32) -> nix::Result<()> {
+fn drop_to(user: u32, group: u32) -> nix::Result<()> {
     setgroups(&[])?;
-    let group = Gid::from_raw(GROUP);
+    let group = Gid::from_raw(group);
     setresgid(group, group, group)?;
     let user = Uid::from_raw(user);
     setresuid(user, user, user)

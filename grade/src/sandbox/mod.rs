@@ -22,6 +22,8 @@ mod supervise;
 #[cfg(target_os = "linux")]
 mod threads;
 #[cfg(target_os = "linux")]
+pub mod users;
+#[cfg(target_os = "linux")]
 mod waited;
 
 use std::path::{Path, PathBuf};
@@ -40,17 +42,23 @@ pub const ENTER: &str = "sandbox-exec";
 /// The exit code of a cell that could not be locked. No evidence: what counts is whether the harness announced itself.
 pub const NOT_LOCKED: u8 = 125;
 
-/// The first of the users that cells run as when the supervisor is root: one per job, so that no two submissions share one.
+/// The first of the users that cells run as when the supervisor is root: one per job, so that no two submissions share one. See `users`.
 pub const FIRST_USER: u32 = 64_800;
 
 /// The group that may read what cells need.
 pub const GROUP: u32 = FIRST_USER;
+
+/// The group of cells that link: it alone may read the compiled exam. Students' text is compiled by cells of [`GROUP`].
+pub const LINK_GROUP: u32 = FIRST_USER - 1;
 
 /// What a cell may do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The user it runs as; `None` keeps the caller's.
     pub user: Option<u32>,
+    /// Whether it belongs to [`LINK_GROUP`]; without a user of its own it keeps the caller's groups.
+    #[serde(default)]
+    pub links: bool,
     /// Files, and folders with all beneath, that it may read.
     pub read: Vec<PathBuf>,
     /// That it may read and execute.

@@ -46,6 +46,8 @@ pub struct Ended {
     pub took: Duration,
     /// What of it the command waited for a processor that others had.
     pub waited: Duration,
+    /// Processor time of the command, and of what it started and waited for.
+    pub processor: Duration,
 }
 
 #[cfg(target_os = "linux")]
@@ -94,6 +96,7 @@ mod linux {
             .spawn()?;
         let watched = watch(&mut child, input, wishes, begun);
         let waited = waited(child.id());
+        let processor = processor(&child);
         // Also what it left behind; it is not waited for yet, so the group's number still is its own.
         kill(&child);
         let status = child.wait()?;
@@ -108,7 +111,23 @@ mod linux {
             stderr,
             took: begun.elapsed(),
             waited,
+            processor,
         })
+    }
+
+    /// What a process that is not waited for yet has used; nothing if the system does not tell.
+    fn processor(child: &Child) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
+        let stat = stat.unwrap_or_default();
+        // The name, in brackets, may hold blanks. Of what follows, 12 to 15 are its own times and those of its children.
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let ticks: u64 = fields
+            .skip(11)
+            .take(4)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
+        let second = rustix::param::clock_ticks_per_second().max(1);
+        Duration::from_millis(ticks.saturating_mul(1000) / second)
     }
 
     fn kill(child: &Child) {

@@ -1,28 +1,32 @@
 //! One job: a corner of the workshop with a user of its own, in which one submission after the other is compiled.
 //!
 //! ```text
-//! job-0/src/    the student's crate: the given files, and the exercise files of the submission; read by the cell
-//! job-0/out/    what the cell writes; emptied before every submission
-//! job-0/seed/   what the compiler found out about the stubs; a copy of it makes every compilation short
-//! job-0/runner  the linked program; a cell may start it and not read it
+//! job-0/holes/   the submission's functions with holes, and nothing else: read by the cell that compiles them against the library
+//! job-0/src/     the student's crate as a whole, for what cannot be compiled so: the given files, and the submission's
+//! job-0/out/     what cells write; emptied before every submission
+//! job-0/runner   the linked program; a cell may start it and not read it
 //! ```
 //!
-//! The seed is made of the course's own stubs, by the same compiler in the same cell, and every submission begins with a fresh copy: nothing
-//! of one student's code is left when the next one's turn comes.
+//! A submission is compiled in two cells. The first reads its text, the course's compiled crates and the library; there is nothing of the exam that it could read.
+//! The second reads the compiled exam and what the first wrote, and no text of the submission's.
+//!
+//! What does not compile as holes is compiled as a whole crate, whose errors count: a body may do what only its own crate may, such as
+//! implementing a method.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
-use super::{Diagnostic, Workshop, errors, lay_out, make_folder, mode, rustc};
+use super::{Diagnostic, Halves, Stop, Workshop, errors, lay_out, make_folder, mode, rustc, split};
 use crate::course::Course;
 use crate::graft::Assembled;
-use crate::sandbox::{Cell, Ended, Ending, FIRST_USER, GROUP, Limits, Wishes, run};
+use crate::sandbox::{Cell, Ended, Ending, GROUP, Limits, Wishes, run, users};
 
 /// Bytes of the compiler's words that are kept.
 const SAID: usize = 4 << 20;
@@ -30,17 +34,31 @@ const SAID: usize = 4 << 20;
 /// How many times its processor time a compilation may take by the clock.
 const PATIENCE: u32 = 10;
 
+/// How many times the processor time of one compilation all those of a submission may take.
+const BUDGET: u32 = 4;
+
+/// What is left of a budget when nothing more is begun.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// What the course's own stubs may take.
-const SEED_LIMIT: Duration = Duration::from_secs(120);
+const STUBS_LIMIT: Duration = Duration::from_secs(120);
+
+/// What is compiled, in words.
+const YOURS: &str = "your files";
+
+/// The same for the second step.
+const WITH_EXAM: &str = "the exam with your files";
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// Processor time that a compilation may take.
     pub limit: Duration,
+    /// Milliseconds of it that this submission has used so far.
+    spent: AtomicU64,
     workshop: &'a Workshop,
     folder: PathBuf,
-    user: Option<u32>,
+    user: Option<users::User>,
     root: String,
     module: String,
 }
@@ -52,12 +70,23 @@ pub enum Built {
     Ready(PathBuf),
     /// The student's crate does not compile.
     Errors(Vec<Diagnostic>),
-    /// The compiler was stopped or fell over the student's crate: a sentence.
-    Stopped(String),
+    /// The compiler was stopped or fell over the student's crate: why, and a sentence.
+    Stopped(Stop, String),
+}
+
+/// A cell of the compiler's.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    /// Beside the toolchain and the compiled crates.
+    see: &'a [PathBuf],
+    /// Where it runs.
+    folder: &'a Path,
+    /// Whether it links, and so sees the exam and no student's text.
+    links: bool,
 }
 
 impl<'a> Job<'a> {
-    /// Makes job `number` and its seed.
+    /// Makes job `number`.
     ///
     /// # Errors
     ///
@@ -66,13 +95,14 @@ impl<'a> Job<'a> {
         let folder = workshop.root().join(format!("job-{number}"));
         make_folder(&folder)?;
         let mut job = Job {
-            limit: SEED_LIMIT,
+            limit: STUBS_LIMIT,
+            spent: AtomicU64::new(0),
             workshop,
             folder,
-            user: workshop
-                .confinement
-                .drops_user
-                .then_some(FIRST_USER + number),
+            user: match workshop.confinement.drops_user {
+                true => Some(users::take(Path::new(users::FOLDER), users::USERS)?),
+                false => None,
+            },
             root: course.module.shown(&course.module.manifest.root),
             module: course.module.folder(),
         };
@@ -80,13 +110,9 @@ impl<'a> Job<'a> {
         let stubs: Vec<Assembled> = course
             .stubs
             .iter()
-            .map(|(file, text)| Assembled {
-                file: file.clone(),
-                text: text.clone(),
-                holes: Vec::new(),
-            })
+            .map(|(file, text)| Assembled::new(file, text.clone()))
             .collect();
-        match job.build(&stubs)? {
+        match job.build(&stubs, STUBS_LIMIT)? {
             Built::Ready(_) => {}
             Built::Errors(found) => {
                 let said: Vec<String> = found.into_iter().filter_map(|one| one.rendered).collect();
@@ -96,30 +122,92 @@ impl<'a> Job<'a> {
                 ))
                 .into());
             }
-            Built::Stopped(why) => {
+            Built::Stopped(_, why) => {
                 return Err(
                     Failure::environment(format!("the stubs cannot be compiled: {why}")).into(),
                 );
             }
         }
-        let seed = job.folder.join("seed");
-        fs::rename(job.memory(), &seed).map_err(|error| cannot_write(&seed, &error))?;
-        mode(&seed, 0o700)?;
         job.limit = workshop.compile_limit;
         Ok(job)
     }
 
     /// The user its cells run as.
     pub fn user(&self) -> Option<u32> {
-        self.user
+        self.user.as_ref().map(|user| user.id)
     }
 
-    /// Compiles a submission and links it with the exam.
+    /// Another submission's turn: what all its compilations may take together is counted anew.
+    pub fn begin(&self) {
+        self.spent.store(0, Ordering::Relaxed);
+    }
+
+    /// Processor time that this submission may still use.
+    pub fn left(&self) -> Duration {
+        let spent = Duration::from_millis(self.spent.load(Ordering::Relaxed));
+        self.limit.saturating_mul(BUDGET).saturating_sub(spent)
+    }
+
+    /// Compiles a submission and links it with the exam. It may take `most`, and not more than is left.
     ///
     /// # Errors
     ///
     /// An environment error if the machine, not the submission, is at fault.
-    pub fn build(&self, files: &[Assembled]) -> Result<Built> {
+    pub fn build(&self, files: &[Assembled], most: Duration) -> Result<Built> {
+        let Some(halves) = &self.workshop.halves else {
+            return self.build_whole(files, most, false);
+        };
+        match self.build_holes(halves, files, most)? {
+            Some(built) => Ok(built),
+            None => self.build_whole(files, most, true),
+        }
+    }
+
+    /// The holes against the library; nothing if they do not compile so.
+    fn build_holes(
+        &self,
+        halves: &Halves,
+        files: &[Assembled],
+        most: Duration,
+    ) -> Result<Option<Built>> {
+        self.clear()?;
+        let Some(texts) = halves.split.holes(files) else {
+            return Ok(None);
+        };
+        let source = self.folder.join("holes");
+        lay_out(&source, &texts)?;
+        let out = self.out();
+        let holes = out.join("libholes.rlib");
+        let library = halves.library.parent().unwrap_or(&halves.library);
+        let mut arguments = rustc::holes_arguments(self.workshop, &halves.library, &holes, &out);
+        arguments.push(split::ROOT.into());
+        let step = Step {
+            see: &[source.clone(), library.to_owned()],
+            folder: &source,
+            links: false,
+        };
+        let built = self.compile(&arguments, step, most, YOURS)?;
+        if built.is_some() {
+            return Ok(built.filter(|built| matches!(built, Built::Stopped(..))));
+        }
+        let program = out.join("runner");
+        let mut arguments = rustc::link_arguments(self.workshop, halves, &holes, &program, &out);
+        arguments.push("link.rs".into());
+        let exam = self.workshop.root().join("exam");
+        let step = Step {
+            see: &[exam.clone(), library.to_owned()],
+            folder: &exam,
+            links: true,
+        };
+        match self.compile(&arguments, step, most, WITH_EXAM)? {
+            None => self.ready(&program).map(Some),
+            Some(Built::Errors(_)) => Ok(None),
+            stopped => Ok(stopped),
+        }
+    }
+
+    /// The whole crate. With `check`, its errors are looked for first, which is the most that most of those that come here need.
+    fn build_whole(&self, files: &[Assembled], most: Duration, check: bool) -> Result<Built> {
         self.clear()?;
         for file in files {
             let path = self.folder.join("src").join(&self.module).join(&file.file);
@@ -130,25 +218,45 @@ impl<'a> Job<'a> {
         }
         let out = self.out();
         let library = out.join("libsubject.rlib");
-        let mut arguments = rustc::subject_arguments(self.workshop, &library, &out);
-        arguments.push(format!("-Cincremental={}", self.memory().join("subject").display()).into());
-        arguments.push(self.root.clone().into());
         let source = self.folder.join("src");
-        let ended = self.compile(&arguments, std::slice::from_ref(&source), &source)?;
-        if ended.ending != Ending::Left(0) {
-            return self.failed(&ended, "your files");
+        let step = Step {
+            see: std::slice::from_ref(&source),
+            folder: &source,
+            links: false,
+        };
+        for metadata in [true, false] {
+            if metadata && !check {
+                continue;
+            }
+            let mut arguments = rustc::subject_arguments(self.workshop, &library, &out);
+            if metadata {
+                arguments.retain(|argument| !argument.to_string_lossy().starts_with("--emit="));
+                arguments.push("--emit=metadata".into());
+            }
+            arguments.push(self.root.clone().into());
+            if let Some(built) = self.compile(&arguments, step, most, YOURS)? {
+                return Ok(built);
+            }
         }
         let program = out.join("runner");
         let mut arguments = rustc::runner_arguments(self.workshop, &library, &program, &out);
-        arguments.push(format!("-Cincremental={}", self.memory().join("runner").display()).into());
         let exam = self.workshop.root().join("exam");
         arguments.push("main.rs".into());
-        let ended = self.compile(&arguments, std::slice::from_ref(&exam), &exam)?;
-        if ended.ending != Ending::Left(0) {
-            return self.failed(&ended, "the exam with your files");
+        let step = Step {
+            see: std::slice::from_ref(&exam),
+            folder: &exam,
+            links: true,
+        };
+        match self.compile(&arguments, step, most, WITH_EXAM)? {
+            None => self.ready(&program),
+            Some(built) => Ok(built),
         }
+    }
+
+    /// Puts a linked program where cells may start it.
+    fn ready(&self, program: &Path) -> Result<Built> {
         let runner = self.folder.join("runner");
-        fs::rename(&program, &runner).map_err(|error| cannot_write(&runner, &error))?;
+        fs::rename(program, &runner).map_err(|error| cannot_write(&runner, &error))?;
         if self.user.is_some() {
             // Ours again, so that a process that may start it can neither read nor change it, and is not dumpable.
             std::os::unix::fs::chown(&runner, Some(0), Some(GROUP))
@@ -162,11 +270,7 @@ impl<'a> Job<'a> {
         self.folder.join("out")
     }
 
-    fn memory(&self) -> PathBuf {
-        self.out().join("memory")
-    }
-
-    /// Empties the folder of the last submission, and puts a fresh copy of the seed there.
+    /// Empties the folder of the last submission.
     fn clear(&self) -> Result<()> {
         let out = self.out();
         let fresh = (|| -> io::Result<()> {
@@ -175,13 +279,9 @@ impl<'a> Job<'a> {
                 _ => {}
             }
             let _ = fs::remove_file(self.folder.join("runner"));
-            for folder in [&out, &self.memory(), &out.join("tmp")] {
+            for folder in [&out, &out.join("tmp")] {
                 fs::create_dir(folder)?;
                 self.give(folder)?;
-            }
-            let seed = self.folder.join("seed");
-            if seed.is_dir() {
-                self.copy(&seed, &self.memory())?;
             }
             Ok(())
         })();
@@ -189,41 +289,65 @@ impl<'a> Job<'a> {
     }
 
     fn give(&self, path: &Path) -> io::Result<()> {
-        match self.user {
+        match self.user() {
             Some(user) => std::os::unix::fs::lchown(path, Some(user), Some(GROUP)),
             None => Ok(()),
         }
     }
 
-    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            let target = to.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                fs::create_dir_all(&target)?;
-                self.copy(&entry.path(), &target)?;
-            } else {
-                fs::copy(entry.path(), &target)?;
-            }
-            self.give(&target)?;
-        }
-        Ok(())
-    }
-
-    /// Calls the compiler in a cell that sees the toolchain, the compiled crates, `see`, and its own folder.
+    /// Calls the compiler in a cell; nothing if it made what it was asked for.
     fn compile(
         &self,
         arguments: &[std::ffi::OsString],
-        see: &[PathBuf],
-        folder: &Path,
+        step: Step<'_>,
+        most: Duration,
+        what: &str,
+    ) -> Result<Option<Built>> {
+        let left = self.left();
+        if left < LEAST {
+            let stop = Stop::Budget(self.limit.saturating_mul(BUDGET).as_secs());
+            return Ok(Some(Built::Stopped(stop, stop.sentence(what))));
+        }
+        // The kernel counts in seconds.
+        let limit = Duration::from_secs(most.min(left).as_secs().max(1));
+        let wall = limit.saturating_mul(PATIENCE);
+        let ended = self.call(arguments, step, limit, wall)?;
+        let used = u64::try_from(ended.processor.as_millis()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(used, Ordering::Relaxed);
+        if ended.ending == Ending::Left(0) {
+            return Ok(None);
+        }
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if ended.ending == Ending::Left(crate::sandbox::NOT_LOCKED.into())
+            && said.starts_with("cell: ")
+        {
+            return Err(Failure::environment(said.trim().to_owned()).into());
+        }
+        let found = errors(&ended.stderr);
+        let stop = Stop::of(&ended, limit, wall);
+        // A linker that was stopped is an error of the compiler's too, without a place in the text.
+        let is_error = found.iter().any(|error| !error.spans.is_empty())
+            || !found.is_empty() && stop == Stop::Crashed;
+        if is_error && matches!(ended.ending, Ending::Left(_)) {
+            return Ok(Some(Built::Errors(found)));
+        }
+        Ok(Some(Built::Stopped(stop, stop.sentence(what))))
+    }
+
+    /// A cell that sees the toolchain, the compiled crates, what the step needs, and its own folder.
+    fn call(
+        &self,
+        arguments: &[std::ffi::OsString],
+        step: Step<'_>,
+        limit: Duration,
+        wall: Duration,
     ) -> Result<Ended> {
-        let limit = self.limit;
         let present = |paths: &[&str]| -> Vec<PathBuf> {
             let paths = paths.iter().map(PathBuf::from);
             paths.filter(|path| path.exists()).collect()
         };
         let mut read = vec![self.workshop.root().join("crates")];
-        read.extend_from_slice(see);
+        read.extend_from_slice(step.see);
         read.extend(present(&["/etc/ld.so.cache"]));
         let sysroot = &self.workshop.toolchain.sysroot;
         let mut execute = vec![sysroot.join("bin"), sysroot.join("lib")];
@@ -244,7 +368,8 @@ impl<'a> Job<'a> {
         let mut write = vec![self.out()];
         write.extend(present(&["/dev/null"]));
         let cell = Cell {
-            user: self.user,
+            user: self.user(),
+            links: step.links,
             read,
             execute,
             start: Vec::new(),
@@ -254,7 +379,7 @@ impl<'a> Job<'a> {
                 cpu_seconds: limit.as_secs().max(1),
                 file: 256 << 20,
                 files: 512,
-                processes: self.user.map(|_| 128),
+                processes: self.user().map(|_| 128),
             },
             starts_programs: true,
             needs_landlock: Some(self.workshop.confinement.landlock.clone()),
@@ -265,44 +390,18 @@ impl<'a> Job<'a> {
             .command(&cell, &self.workshop.toolchain.program());
         command
             .args(arguments)
-            .current_dir(folder)
+            .current_dir(step.folder)
             .env("PATH", "/usr/bin:/bin")
             .env("TMPDIR", self.out().join("tmp"))
             .env("LC_ALL", "C");
         let wishes = Wishes {
             // Processor time is what counts; a busy machine takes longer for it.
-            wall: limit.saturating_mul(PATIENCE),
+            wall,
             stdout: SAID,
             stderr: SAID,
             threads: None,
         };
         Ok(run(&mut command, b"", &wishes)
             .map_err(|error| Failure::environment(format!("cannot start a cell: {error}")))?)
-    }
-
-    fn failed(&self, ended: &Ended, what: &str) -> Result<Built> {
-        let said = String::from_utf8_lossy(&ended.stderr);
-        if ended.ending == Ending::Left(crate::sandbox::NOT_LOCKED.into())
-            && said.starts_with("cell: ")
-        {
-            return Err(Failure::environment(said.trim().to_owned()).into());
-        }
-        let found = errors(&ended.stderr);
-        if !found.is_empty() && matches!(ended.ending, Ending::Left(_)) {
-            return Ok(Built::Errors(found));
-        }
-        let seconds = self.limit.as_secs().max(1);
-        Ok(Built::Stopped(match ended.ending {
-            // XCPU, or the KILL that follows it.
-            Ending::TimedOut | Ending::Killed(9 | 24) => {
-                format!("compiling {what} took more than {seconds} s")
-            }
-            Ending::Flooded => format!("compiling {what} wrote without end"),
-            Ending::Killed(_) | Ending::Left(_) | Ending::TooManyThreads => {
-                format!(
-                    "the compiler did not survive {what}: out of memory or time, or brackets nested too deep"
-                )
-            }
-        }))
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! WORKSHOP/toolchain/    compiler and standard library, if the cells' user cannot reach the installed ones
 //! WORKSHOP/crates/       compiled crates a student's crate is linked with; not the library that holds the reference
-//! WORKSHOP/exam/         the exam's source: seen by the link step alone
+//! WORKSHOP/library/      the part of a student's crate that does not depend on the student, compiled
+//! WORKSHOP/exam/         the exam, as source and compiled: seen by the link step alone, which sees no text of students
 //! WORKSHOP/reference/    the reference, compiled: seen by nobody
 //! WORKSHOP/job-0/        one per job: see `job`
 //! ```
@@ -13,6 +14,8 @@
 mod abandoned;
 mod job;
 mod rustc;
+mod split;
+mod stopped;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,12 +31,22 @@ use tito::lock::cannot_write;
 
 pub use job::{Built, Job};
 pub use rustc::{Diagnostic, Toolchain, errors};
+pub use stopped::Stop;
+
+use split::Split;
 
 use crate::course::{Course, HARNESS, Texts};
-use crate::sandbox::{Confinement, GROUP, Launcher};
+use crate::sandbox::{Confinement, LINK_GROUP, Launcher};
 
 /// The crate name of [`HARNESS`], and of the exam's own library: what the link step knows and a student's crate does not.
 const FOR_THE_EXAM: [&str; 2] = ["tito_grade_harness", "tinytorch_exam"];
+
+/// The main function of a runner whose halves were compiled before.
+const LINK: &str = "fn main() -> std::process::ExitCode {
+    holes::install();
+    exam::main()
+}
+";
 
 /// See the module's head.
 #[derive(Debug)]
@@ -47,6 +60,18 @@ pub struct Workshop {
     /// Crate name to compiled crate.
     pub(crate) externs: BTreeMap<String, PathBuf>,
     pub(crate) compile_limit: std::time::Duration,
+    /// What is compiled once for all submissions; nothing if this course cannot be cut in two.
+    pub(crate) halves: Option<Halves>,
+}
+
+/// What is compiled once for all submissions.
+#[derive(Debug)]
+pub(crate) struct Halves {
+    split: Split,
+    /// The given part of a student's crate.
+    library: PathBuf,
+    /// The exam.
+    exam: PathBuf,
 }
 
 impl Workshop {
@@ -95,9 +120,11 @@ impl Workshop {
         let exam = root.join("exam");
         lay_out(&exam, &course.exam)?;
         if confinement.drops_user {
-            only_for_cells(&exam)?;
+            only_for_links(&exam)?;
+        } else {
+            close_to_others(&exam)?;
         }
-        Ok(Workshop {
+        let mut workshop = Workshop {
             _owner: owner,
             folder,
             launcher,
@@ -105,7 +132,47 @@ impl Workshop {
             toolchain,
             externs,
             compile_limit,
-        })
+            halves: None,
+        };
+        workshop.halves = workshop.compile_once(course)?;
+        Ok(workshop)
+    }
+
+    /// Compiles what does not depend on submissions, outside of any cell: it is ours.
+    fn compile_once(&self, course: &Course) -> Result<Option<Halves>> {
+        let Some(split) = Split::new(course) else {
+            return Ok(None);
+        };
+        let source = self.root().join("given");
+        lay_out(&source, &split.library)?;
+        let folder = self.root().join("library");
+        make_folder(&folder)?;
+        let library = folder.join("libsubject.rlib");
+        let mut command = self.toolchain.command();
+        command
+            .args(rustc::subject_arguments(self, &library, &folder))
+            .arg(course.module.shown(&course.module.manifest.root))
+            .current_dir(&source);
+        if let Err(error) = rustc::must_succeed(&mut command, "the library without its holes") {
+            // Every submission is compiled whole then, which is right as well, and slow.
+            tito::ui::note(format!("submissions are compiled as a whole: {error:#}"));
+            return Ok(None);
+        }
+        let folder = self.root().join("exam");
+        let link = folder.join("link.rs");
+        fs::write(&link, LINK).map_err(|error| cannot_write(&link, &error))?;
+        let exam = folder.join("libexam.rlib");
+        let mut command = self.toolchain.command();
+        command
+            .args(rustc::exam_arguments(self, &library, &exam, &folder))
+            .arg("main.rs")
+            .current_dir(&folder);
+        rustc::must_succeed(&mut command, "the exam")?;
+        Ok(Some(Halves {
+            split,
+            library,
+            exam,
+        }))
     }
 
     /// The folder.
@@ -207,9 +274,9 @@ fn close_to_others(path: &Path) -> Result<()> {
     mode(path, 0o700)
 }
 
-/// Of all users but root only the cells' group may look in.
-fn only_for_cells(path: &Path) -> Result<()> {
-    std::os::unix::fs::chown(path, None, Some(GROUP))
+/// Of all users but root only the group of cells that link may look in.
+fn only_for_links(path: &Path) -> Result<()> {
+    std::os::unix::fs::chown(path, None, Some(LINK_GROUP))
         .map_err(|error| cannot_write(path, &error))?;
     mode(path, 0o750)
 }

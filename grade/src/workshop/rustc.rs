@@ -12,7 +12,7 @@ use tito::lock::cannot_write;
 use tito::snapshot::hash;
 use tito::subject::FLAGS;
 
-use super::{Workshop, place};
+use super::{Halves, Workshop, place};
 
 /// An installed compiler.
 #[derive(Clone, Debug)]
@@ -135,6 +135,65 @@ pub(super) fn subject_arguments(
     arguments.extend(["--crate-name=subject".into(), "--crate-type=rlib".into()]);
     for (name, file) in workshop.student_externs() {
         arguments.push(joined(&format!("--extern={name}="), file));
+    }
+    arguments
+}
+
+/// Arguments that make the crate of a submission's holes, but for the crate root.
+pub(super) fn holes_arguments(
+    workshop: &Workshop,
+    library: &Path,
+    product: &Path,
+    scratch: &Path,
+) -> Vec<OsString> {
+    let mut arguments = common(workshop, product, scratch);
+    arguments.extend(["--crate-name=holes".into(), "--crate-type=rlib".into()]);
+    for (name, file) in workshop.student_externs() {
+        arguments.push(joined(&format!("--extern={name}="), file));
+    }
+    arguments.push(joined("--extern=subject=", library));
+    arguments
+}
+
+/// Arguments that make a library of the exam, but for the crate root.
+pub(super) fn exam_arguments(
+    workshop: &Workshop,
+    library: &Path,
+    product: &Path,
+    scratch: &Path,
+) -> Vec<OsString> {
+    let mut arguments = common(workshop, product, scratch);
+    arguments
+        .extend(["--crate-name=exam", "--crate-type=rlib", "--cfg=hidden"].map(OsString::from));
+    for (name, file) in &workshop.externs {
+        arguments.push(joined(&format!("--extern={name}="), file));
+    }
+    arguments.push(joined("--extern=subject=", library));
+    arguments
+}
+
+/// Arguments that link a submission's holes with the two libraries, but for the crate root.
+pub(super) fn link_arguments(
+    workshop: &Workshop,
+    halves: &Halves,
+    holes: &Path,
+    product: &Path,
+    scratch: &Path,
+) -> Vec<OsString> {
+    let mut arguments = common(workshop, product, scratch);
+    arguments.extend(
+        [
+            "--crate-name=runner",
+            "--crate-type=bin",
+            "-Crelocation-model=static",
+        ]
+        .map(OsString::from),
+    );
+    arguments.push(joined("--extern=exam=", &halves.exam));
+    arguments.push(joined("--extern=holes=", holes));
+    for library in [&halves.library, &halves.exam] {
+        let folder = library.parent().unwrap_or(library);
+        arguments.push(joined("-Ldependency=", folder));
     }
     arguments
 }
