@@ -16,13 +16,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
+use super::budget::Budget;
 use super::{Diagnostic, Halves, Stop, Workshop, errors, lay_out, make_folder, mode, rustc, split};
 use crate::course::Course;
 use crate::graft::Assembled;
@@ -33,12 +33,6 @@ const SAID: usize = 4 << 20;
 
 /// How many times its processor time a compilation may take by the clock.
 const PATIENCE: u32 = 10;
-
-/// How many times the processor time of one compilation all those of a submission may take.
-const BUDGET: u32 = 4;
-
-/// What is left of a budget when nothing more is begun.
-const LEAST: Duration = Duration::from_secs(1);
 
 /// What the course's own stubs may take.
 const STUBS_LIMIT: Duration = Duration::from_secs(120);
@@ -54,8 +48,7 @@ const WITH_EXAM: &str = "the exam with your files";
 pub struct Job<'a> {
     /// Processor time that a compilation may take.
     pub limit: Duration,
-    /// Milliseconds of it that this submission has used so far.
-    spent: AtomicU64,
+    budget: Budget,
     workshop: &'a Workshop,
     folder: PathBuf,
     user: Option<users::User>,
@@ -96,7 +89,7 @@ impl<'a> Job<'a> {
         make_folder(&folder)?;
         let mut job = Job {
             limit: STUBS_LIMIT,
-            spent: AtomicU64::new(0),
+            budget: Budget::default(),
             workshop,
             folder,
             user: match workshop.confinement.drops_user {
@@ -139,13 +132,12 @@ impl<'a> Job<'a> {
 
     /// Another submission's turn: what all its compilations may take together is counted anew.
     pub fn begin(&self) {
-        self.spent.store(0, Ordering::Relaxed);
+        self.budget.begin();
     }
 
     /// Processor time that this submission may still use.
     pub fn left(&self) -> Duration {
-        let spent = Duration::from_millis(self.spent.load(Ordering::Relaxed));
-        self.limit.saturating_mul(BUDGET).saturating_sub(spent)
+        self.budget.left(self.limit)
     }
 
     /// Compiles a submission and links it with the exam. It may take `most`, and not more than is left.
@@ -303,17 +295,13 @@ impl<'a> Job<'a> {
         most: Duration,
         what: &str,
     ) -> Result<Option<Built>> {
-        let left = self.left();
-        if left < LEAST {
-            let stop = Stop::Budget(self.limit.saturating_mul(BUDGET).as_secs());
+        let Some(limit) = self.budget.next(self.limit, most) else {
+            let stop = Stop::Budget(Budget::of(self.limit).as_secs());
             return Ok(Some(Built::Stopped(stop, stop.sentence(what))));
-        }
-        // The kernel counts in seconds.
-        let limit = Duration::from_secs(most.min(left).as_secs().max(1));
+        };
         let wall = limit.saturating_mul(PATIENCE);
         let ended = self.call(arguments, step, limit, wall)?;
-        let used = u64::try_from(ended.processor.as_millis()).unwrap_or(u64::MAX);
-        self.spent.fetch_add(used, Ordering::Relaxed);
+        self.budget.spend(ended.processor);
         if ended.ending == Ending::Left(0) {
             return Ok(None);
         }

@@ -12,6 +12,7 @@
 //! It lies in the system's folder for temporary files, so that a user who may not enter the course's folder can still be shown parts of it.
 
 mod abandoned;
+mod budget;
 mod job;
 mod rustc;
 mod split;
