@@ -48,7 +48,7 @@ pub struct Wishes {
     /// Seconds of wall time a check may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 4)]
     pub time_limit: u64,
-    /// Seconds of processor time that compiling a submission may take.
+    /// Seconds of processor time that a compilation of a submission may take; all its compilations together may take four times as much.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub compile_limit: u64,
     /// Grade an exercise that calls the library's finished kernels as if it were not written; without it, it is marked for a look.

@@ -5,15 +5,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tito::failure::Failure;
 
 use super::FIRST_USER;
 
-/// Where the files are. Only root writes here, and only root's cells have users of their own.
-pub const FOLDER: &str = "/run/tito-grade-users";
+/// Where the files are, in the first of [`PLACES`] that can be written. Only root's cells have users of their own.
+const NAME: &str = "tito-grade-users";
+
+/// The second is for containers whose system's folders are read-only.
+const PLACES: [&str; 2] = ["/run", "/tmp"];
 
 /// How many users there are, [`FIRST_USER`] the first of them.
 pub const USERS: u32 = 600;
@@ -24,6 +27,17 @@ pub struct User {
     /// Its number.
     pub id: u32,
     _lock: File,
+}
+
+/// The folder of the files on this machine.
+pub fn folder() -> PathBuf {
+    let folders = PLACES.map(|place| Path::new(place).join(NAME));
+    let is_there = |folder: &&PathBuf| match fs::create_dir(folder) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::AlreadyExists,
+    };
+    let found = folders.iter().find(is_there).cloned();
+    found.unwrap_or_else(|| PathBuf::from(PLACES[0]).join(NAME))
 }
 
 /// Takes the first of `count` users that is free.

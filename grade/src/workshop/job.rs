@@ -93,7 +93,7 @@ impl<'a> Job<'a> {
             workshop,
             folder,
             user: match workshop.confinement.drops_user {
-                true => Some(users::take(Path::new(users::FOLDER), users::USERS)?),
+                true => Some(users::take(&users::folder(), users::USERS)?),
                 false => None,
             },
             root: course.module.shown(&course.module.manifest.root),
