@@ -55,6 +55,7 @@ pub fn judge(attack: &Attack, result: Option<&SubmissionResult>) -> Proof {
             let failed = checks().find(|check| !matches!(check.outcome, Outcome::Passed));
             let said = errors
                 .or(result.reasons.first())
+                .or(replaced.map(|replaced| &replaced.why))
                 .or(failed.map(|check| &check.message))
                 .map_or("", String::as_str);
             problems.push(format!("it never ran, so it proves nothing: {said}"));
@@ -86,6 +87,15 @@ pub fn judge(attack: &Attack, result: Option<&SubmissionResult>) -> Proof {
     Proof { problems, evidence }
 }
 
+/// True if an attack that was meant to run was not compiled, and not because of what it says: on a machine with much to do the clock ends even
+/// what is short. It proves nothing then, and is to be tried again with more time.
+pub fn ran_out_of_time(attack: &Attack, result: &SubmissionResult) -> bool {
+    let is_its_own = |hole: &Option<String>| *hole == attack.hole;
+    attack.runs == Some(true)
+        && result.compile_errors.is_empty()
+        && result.replaced.iter().any(|one| is_its_own(&one.hole))
+}
+
 /// How the attacked checks ended, where nothing else was said.
 fn outcome<'a>(checks: impl Iterator<Item = &'a crate::model::CheckResult>) -> String {
     let mut attacked = checks.filter(|check| {
@@ -95,4 +105,41 @@ fn outcome<'a>(checks: impl Iterator<Item = &'a crate::model::CheckResult>) -> S
     attacked
         .next()
         .map_or_else(String::new, |check| check.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{CompileError, Replaced};
+    use crate::report::sample;
+
+    /// On a busy machine one of forty-nine was not compiled in time, and the self-attack failed without a reason.
+    #[test]
+    fn what_the_clock_ended_is_told_from_what_does_not_compile() {
+        let attack: Attack = toml::from_str(
+            "id = \"A1\"\ntitle = \"t\"\nstopped_by = \"s\"\nruns = true\nhole = \"1.1\"",
+        )
+        .expect("an attack");
+        let (_, results) = sample::class();
+        let mut result = results.into_iter().nth(1).flatten().expect("a result");
+        assert!(!ran_out_of_time(&attack, &result));
+        result.replaced = vec![Replaced {
+            file: "halves.rs".into(),
+            hole: Some("1.1".into()),
+            why: "compiling your files took more than 6 s".into(),
+        }];
+        assert!(ran_out_of_time(&attack, &result));
+        let proof = judge(&attack, Some(&result));
+        assert!(
+            proof.problems.iter().any(|one| one.contains("6 s")),
+            "{proof:?}"
+        );
+        result.compile_errors = vec![CompileError {
+            code: None,
+            message: "expected a value".into(),
+            file: None,
+            line: None,
+        }];
+        assert!(!ran_out_of_time(&attack, &result));
+    }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tito::failure::Failure;
 use tito::markers::Marked;
 
-pub use judge::{Proof, judge};
+pub use judge::{Proof, judge, ran_out_of_time};
 
 use crate::graft::Stubs;
 

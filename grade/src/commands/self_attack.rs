@@ -13,7 +13,7 @@ use tito::markers::Marked;
 use tito::ui::{self, BAD, FAINT, GOOD, STRONG, paint};
 
 use super::{Context, isolation};
-use crate::attack::{Attack, Words, catalogue, judge};
+use crate::attack::{Attack, Words, catalogue, judge, ran_out_of_time};
 use crate::course::Course;
 use crate::model::{Isolation, Plan, SubmissionResult};
 use crate::report::Book;
@@ -50,14 +50,29 @@ pub fn run(context: &Context<'_>) -> Result<Outcome> {
         .tempdir()?;
     let field = Battlefield::lay_out(scratch.path(), &course, &attacks)?;
     let before = strangers();
-    let output = field.grade(&workspace.root)?;
+    let mut output = field.grade(&workspace.root, &field.first, "6")?;
+    let results = Results::new(&field.first.results);
+    let mut slow = Vec::new();
+    for attack in &attacks {
+        let result = result(&results, attack)?;
+        slow.extend(
+            result
+                .filter(|one| ran_out_of_time(attack, one))
+                .map(|_| attack),
+        );
+    }
+    if !slow.is_empty() {
+        field.write(&field.second, &course, &slow)?;
+        output.extend(field.grade(&workspace.root, &field.second, "60")?);
+    }
     let problems = field.aftermath(&output, &before);
 
-    let results = Results::new(&field.results);
     let mut lines = Vec::new();
     let mut failed = problems.len();
     for attack in &attacks {
-        let result = field.result(&results, attack)?;
+        let again = slow.iter().any(|one| one.slug == attack.slug);
+        let round = if again { &field.second } else { &field.first };
+        let result = result(&Results::new(&round.results), attack)?;
         let mut proof = judge(attack, result.as_ref());
         if layers.isolation == Isolation::Reduced {
             // A missing wall is told below; what it lets through is still told here.
@@ -122,21 +137,39 @@ pub fn run(context: &Context<'_>) -> Result<Outcome> {
     })
 }
 
+/// Submissions and what becomes of them.
+struct Round {
+    submissions: PathBuf,
+    results: PathBuf,
+}
+
+impl Round {
+    fn new(root: &Path, name: &str) -> Round {
+        Round {
+            submissions: root.join(format!("submissions{name}")),
+            results: root.join(format!("results{name}")),
+        }
+    }
+}
+
 /// Where it happens.
 struct Battlefield {
-    submissions: PathBuf,
+    first: Round,
+    /// What ran out of time in the first.
+    second: Round,
     hidden: PathBuf,
-    results: PathBuf,
+    words: Words,
     mark: PathBuf,
     home: TcpListener,
 }
 
 impl Battlefield {
     fn lay_out(root: &Path, course: &Course, attacks: &[Attack]) -> Result<Battlefield> {
-        let field = Battlefield {
-            submissions: root.join("submissions"),
+        let mut field = Battlefield {
+            first: Round::new(root, ""),
+            second: Round::new(root, "-again"),
             hidden: root.join("hidden"),
-            results: root.join("results"),
+            words: Words::new(),
             mark: root.join("mark"),
             home: TcpListener::bind("127.0.0.1:0").context("cannot listen")?,
         };
@@ -151,7 +184,7 @@ impl Battlefield {
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| module_root.join("target"), PathBuf::from);
         let text = |path: &Path| path.display().to_string();
-        let words = Words::from([
+        field.words = Words::from([
             ("CANARY", text(&canary)),
             ("HIDDEN", text(&field.hidden)),
             (
@@ -160,20 +193,26 @@ impl Battlefield {
             ),
             ("TARGET", text(&target)),
             ("MARK", text(&field.mark)),
-            ("RESULTS", text(&field.results)),
+            ("RESULTS", text(&field.first.results)),
             ("PORT", field.home.local_addr()?.port().to_string()),
         ]);
-        fs::create_dir_all(&field.submissions)?;
-        for attack in attacks {
-            attack.write(&field.submissions, &course.stubs, &words)?;
-        }
+        let all: Vec<&Attack> = attacks.iter().collect();
+        field.write(&field.first, course, &all)?;
         field.write_honest(course)?;
         Ok(field)
     }
 
+    fn write(&self, round: &Round, course: &Course, attacks: &[&Attack]) -> Result<()> {
+        fs::create_dir_all(&round.submissions)?;
+        for attack in attacks {
+            attack.write(&round.submissions, &course.stubs, &self.words)?;
+        }
+        Ok(())
+    }
+
     /// Somebody who did one exercise, among all the others.
     fn write_honest(&self, course: &Course) -> Result<()> {
-        let folder = self.submissions.join("honest");
+        let folder = self.first.submissions.join("honest");
         fs::create_dir_all(&folder)?;
         for file in course.module.twin_files()? {
             let stub = course.stubs.get(&file.name).cloned().unwrap_or_default();
@@ -191,24 +230,24 @@ impl Battlefield {
     }
 
     /// Grades them as an instructor would, in a process of its own, and returns all it printed.
-    fn grade(&self, root: &Path) -> Result<Vec<u8>> {
+    fn grade(&self, root: &Path, round: &Round, compile_limit: &str) -> Result<Vec<u8>> {
         let output = Command::new(std::env::current_exe()?)
             .arg("--workspace")
             .arg(root)
             .arg("run")
-            .arg(&self.submissions)
+            .arg(&round.submissions)
             .args([
                 "--module",
                 MODULE,
                 "--time-limit",
                 "2",
                 "--compile-limit",
-                "6",
+                compile_limit,
                 "--hidden",
             ])
             .arg(&self.hidden)
             .arg("--out")
-            .arg(&self.results)
+            .arg(&round.results)
             .env("TITO_GRADE_CANARY", CANARIES[1].1)
             .stdin(Stdio::null())
             .output()
@@ -220,18 +259,6 @@ impl Battlefield {
         Ok([output.stdout, output.stderr].concat())
     }
 
-    fn result(&self, results: &Results, attack: &Attack) -> Result<Option<SubmissionResult>> {
-        let plan = results
-            .plan()?
-            .ok_or_else(|| Failure::environment("there is no plan"))?;
-        let folder = attack.folder();
-        let own = plan.submissions.iter().find(|one| {
-            let source = one.source.to_string_lossy();
-            source == folder || source == format!("{folder}.zip")
-        });
-        own.map_or(Ok(None), |own| results.get(&own.id))
-    }
-
     /// What leaked, and what was left behind.
     fn aftermath(&self, output: &[u8], before: &BTreeMap<u32, String>) -> Vec<String> {
         let mut problems = Vec::new();
@@ -239,10 +266,14 @@ impl Battlefield {
             "the grader's output".to_owned(),
             String::from_utf8_lossy(output).into_owned(),
         )];
-        let results = Results::new(&self.results);
-        let plan = results.plan().ok().flatten();
         let mut honest = None;
-        for id in results.ids().unwrap_or_default() {
+        let rounds = [&self.first, &self.second].map(|round| Results::new(&round.results));
+        let all = rounds.iter().flat_map(|results| {
+            let ids = results.ids().unwrap_or_default();
+            ids.into_iter().map(move |id| (results, id))
+        });
+        for (results, id) in all {
+            let plan = results.plan().ok().flatten();
             let whole = fs::read_to_string(results.path(&id)).unwrap_or_default();
             for (what, canary) in &CANARIES[..3] {
                 if whole.contains(canary) {
@@ -318,6 +349,19 @@ impl Battlefield {
         }
         problems
     }
+}
+
+/// What became of an attack.
+fn result(results: &Results, attack: &Attack) -> Result<Option<SubmissionResult>> {
+    let plan = results
+        .plan()?
+        .ok_or_else(|| Failure::environment("there is no plan"))?;
+    let folder = attack.folder();
+    let own = plan.submissions.iter().find(|one| {
+        let source = one.source.to_string_lossy();
+        source == folder || source == format!("{folder}.zip")
+    });
+    own.map_or(Ok(None), |own| results.get(&own.id))
 }
 
 /// What a student would be given: name and text of each document, and the text it had if hidden checks had taken other times.
