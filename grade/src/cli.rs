@@ -58,7 +58,11 @@ pub enum Command {
     /// Lay the written answers out to be marked, question by question.
     Answers(report::cli::AnswerWishes),
     /// Attack the grader with every attack of the catalogue, and say what stopped each.
-    SelfAttack,
+    SelfAttack {
+        /// Only attacks whose file begins so: `a16`, `a16-threads`. Without it, all.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+    },
     /// Lay the submissions out for MOSS and Dolos, with the stub as what everybody was given.
     Plagiarism(report::cli::CopyWishes),
     /// Pack the autograder that Gradescope wants to be uploaded.

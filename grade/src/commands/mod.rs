@@ -55,7 +55,7 @@ pub fn run_command(arguments: &Arguments) -> Result<Outcome> {
         Command::Answers(wishes) => {
             report::cli::answer_sheets(arguments.workspace.as_deref(), wishes, context.json)
         }
-        Command::SelfAttack => self_attack::run(&context),
+        Command::SelfAttack { only } => self_attack::run(&context, only),
         Command::Plagiarism(wishes) => {
             report::cli::lay_out(arguments.workspace.as_deref(), wishes, context.json)
         }

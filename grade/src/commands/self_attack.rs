@@ -39,11 +39,22 @@ const CANARIES: [(&str, &str); 4] = [
 ///
 /// # Errors
 ///
-/// An environment error if the grader cannot be run at all.
-pub fn run(context: &Context<'_>) -> Result<Outcome> {
+/// An environment error if the grader cannot be run at all; a usage error if there is no attack called so.
+pub fn run(context: &Context<'_>, only: &[String]) -> Result<Outcome> {
     let workspace = context.workspace()?;
     let course = Course::load(&workspace, MODULE, None)?;
-    let attacks = catalogue(&workspace.root)?;
+    let mut attacks = catalogue(&workspace.root)?;
+    if !only.is_empty() {
+        let is_wanted = |attack: &Attack| {
+            only.iter()
+                .any(|name| attack.slug.starts_with(name.as_str()))
+        };
+        attacks.retain(is_wanted);
+        if attacks.is_empty() {
+            let names = only.join(", ");
+            return Err(Failure::usage(format!("there is no attack {names}")).into());
+        }
+    }
     let layers = probe(&Launcher::myself()?)?.layers;
     let scratch = tempfile::Builder::new()
         .prefix("tito-attacked-")
