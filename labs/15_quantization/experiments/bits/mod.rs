@@ -310,7 +310,7 @@ impl fmt::Display for Report {
              epochs with learned steps, the network as it was for a teacher. Activations have 8 bits.\n\
              * {GROUP} weights of a row share a scale, and activations stay real: the weights alone are codes, so that these columns\n\
              have one source of errors less than the others. Trained in groups, steps follow the weights and are not learned.\n\
-             {NOT_RUN}: every training takes its time, so this run did without; --full trains more widths, and per tensor.",
+             {NOT_RUN}: every training takes its time, so this run did without; without --quick more widths are trained, and per tensor.",
             self.calibration_images, self.epochs_of_training_aware
         )?;
         writeln!(
