@@ -124,10 +124,11 @@ macro_rules! ymm_kernel {
                 const SUMS: usize = 12;
                 const ROUNDS: usize = 10_000;
                 let factor = _mm256_set1_epi32(black_box(0x0102_0304));
-                let mut sums = [_mm256_setzero_si256(); SUMS];
+                // Every product is another, and what it is made of unknown: else the compiler multiplies once for all.
+                let mut sums = black_box([_mm256_set1_epi32(1); SUMS]);
                 for _ in 0..ROUNDS {
                     for sum in &mut sums {
-                        *sum = $multiply_add(*sum, factor, factor);
+                        *sum = $multiply_add(*sum, *sum, factor);
                     }
                 }
                 black_box(sums);
