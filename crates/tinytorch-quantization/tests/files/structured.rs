@@ -329,12 +329,12 @@ fn largest_window(value: &Value) -> u64 {
     }
 }
 
-/// The most memory that this process ever asked for, where the system tells.
+/// The most memory that this process ever held, where the system tells. (What it only reserved grows with every thread.)
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmPeak:"))?;
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(1024 * kib)
 }
