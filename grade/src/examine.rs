@@ -38,6 +38,13 @@ const LAST_CHANCE: Duration = Duration::from_millis(500);
 /// What the first line of a sealed runner's answer is; the harness writes it before any code of the submission runs.
 const SEALED: &[u8] = b"sealed\n";
 
+/// In which order checks are asked: those of a kind in the order of the exam.
+fn public_first(records: &[CheckRecord]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|&index| records[index].visibility != Visibility::Public);
+    order
+}
+
 /// Asks one submission.
 pub struct Examiner<'a> {
     /// Starts cells.
@@ -57,7 +64,7 @@ pub struct Examiner<'a> {
 }
 
 impl Examiner<'_> {
-    /// Asks every check in the order of the exam, each in a process of its own. `open` are the holes in which the stub stands: a panic may say it came from another, and then it
+    /// Asks every check in a process of its own, the public ones first: what a hidden one takes must change nothing that students see. `open` are the holes in which the stub stands: a panic may say it came from another, and then it
     /// is the submission that talks.
     ///
     /// # Errors
@@ -67,9 +74,11 @@ impl Examiner<'_> {
         let mut spent = Duration::ZERO;
         let mut lost = Duration::ZERO;
         let mut slow: Vec<&str> = Vec::new();
-        let mut results = Vec::new();
+        let records = &self.questions.record.checks;
+        let mut results = vec![None; records.len()];
         let full = Duration::from_millis(self.options.check_ms);
-        for record in &self.questions.record.checks {
+        for index in public_first(records) {
+            let record = &records[index];
             let limit = if lost >= PATIENCE || spent >= BUDGET {
                 LAST_CHANCE.min(full)
             } else if slow.contains(&record.exercise.as_str()) {
@@ -84,9 +93,9 @@ impl Examiner<'_> {
                 lost += limit;
                 slow.push(&record.exercise);
             }
-            results.push(result);
+            results[index] = Some(result);
         }
-        Ok(results)
+        Ok(results.into_iter().flatten().collect())
     }
 
     fn cell(&self, runner: &Path, limit: Duration) -> Cell {
@@ -325,12 +334,12 @@ mod tests {
     use super::*;
     use tinytorch_exam::{Case, CaseRecord, Judge, Panic, Values};
 
-    fn outcome(message: &str) -> Outcome {
-        let record = CheckRecord {
+    fn record(visibility: Visibility) -> CheckRecord {
+        CheckRecord {
             id: "15.3/x".into(),
             exercise: "15.3".into(),
             weight: 1,
-            visibility: Visibility::Hidden,
+            visibility,
             what: String::new(),
             why: String::new(),
             item: String::new(),
@@ -341,7 +350,11 @@ mod tests {
             }],
             mistakes: Vec::new(),
             sealed: Vec::new(),
-        };
+        }
+    }
+
+    fn outcome(message: &str) -> Outcome {
+        let record = record(Visibility::Hidden);
         let reply = Reply::Panicked(Panic {
             message: message.to_owned(),
             file: None,
@@ -374,5 +387,13 @@ mod tests {
         assert_eq!(said("15.4"), Outcome::Unfinished("15.4".into()));
         assert_eq!(said("15.3"), Outcome::Panicked);
         assert_eq!(said("[0.25, 1.5]"), Outcome::Panicked);
+    }
+
+    /// A hidden check that was slow shortened the time of a public one behind it, whose verdict students see.
+    #[test]
+    fn public_checks_come_before_hidden_ones_and_keep_their_order() {
+        use Visibility::{Hidden, Public};
+        let records: Vec<_> = [Hidden, Public, Hidden, Public].map(record).into();
+        assert_eq!(public_first(&records), [1, 3, 0, 2]);
     }
 }
