@@ -133,9 +133,7 @@ pub(super) fn subject_arguments(
 ) -> Vec<OsString> {
     let mut arguments = common(workshop, product, scratch);
     arguments.extend(["--crate-name=subject".into(), "--crate-type=rlib".into()]);
-    for (name, file) in workshop.student_externs() {
-        arguments.push(joined(&format!("--extern={name}="), file));
-    }
+    arguments.extend(externs(workshop.student_externs()));
     arguments
 }
 
@@ -148,9 +146,7 @@ pub(super) fn holes_arguments(
 ) -> Vec<OsString> {
     let mut arguments = common(workshop, product, scratch);
     arguments.extend(["--crate-name=holes".into(), "--crate-type=rlib".into()]);
-    for (name, file) in workshop.student_externs() {
-        arguments.push(joined(&format!("--extern={name}="), file));
-    }
+    arguments.extend(externs(workshop.student_externs()));
     arguments.push(joined("--extern=subject=", library));
     arguments
 }
@@ -165,9 +161,7 @@ pub(super) fn exam_arguments(
     let mut arguments = common(workshop, product, scratch);
     arguments
         .extend(["--crate-name=exam", "--crate-type=rlib", "--cfg=hidden"].map(OsString::from));
-    for (name, file) in &workshop.externs {
-        arguments.push(joined(&format!("--extern={name}="), file));
-    }
+    arguments.extend(externs(&workshop.externs));
     arguments.push(joined("--extern=subject=", library));
     arguments
 }
@@ -215,11 +209,17 @@ pub(super) fn runner_arguments(
         ]
         .map(OsString::from),
     );
-    for (name, file) in &workshop.externs {
-        arguments.push(joined(&format!("--extern={name}="), file));
-    }
+    arguments.extend(externs(&workshop.externs));
     arguments.push(joined("--extern=subject=", subject));
     arguments
+}
+
+/// Arguments that name libraries.
+fn externs<'a>(
+    libraries: impl IntoIterator<Item = (&'a String, &'a PathBuf)>,
+) -> impl Iterator<Item = OsString> {
+    let libraries = libraries.into_iter();
+    libraries.map(|(name, file)| joined(&format!("--extern={name}="), file))
 }
 
 fn joined(option: &str, path: &Path) -> OsString {
