@@ -48,25 +48,18 @@ pub fn compare_dialects(
 ) -> Result<Disagreements> {
     let lefts = left.0.quantize(values, left.1, codes)?;
     let rights = right.0.quantize(values, right.1, codes)?;
-    let mut result = Disagreements {
+    let differing = Differing::of(&lefts, &rights);
+    Ok(Disagreements {
         of: values.len(),
-        count: 0,
-        largest: 0,
-        first: None,
-    };
-    for (index, (&left, &right)) in lefts.iter().zip(&rights).enumerate() {
-        if left != right {
-            result.count += 1;
-            result.largest = result.largest.max(left.abs_diff(right));
-            result.first.get_or_insert(Disagreement {
-                index,
-                value: values[index],
-                left,
-                right,
-            });
-        }
-    }
-    Ok(result)
+        count: differing.count,
+        largest: differing.largest,
+        first: differing.first.map(|index| Disagreement {
+            index,
+            value: values[index],
+            left: lefts[index],
+            right: rights[index],
+        }),
+    })
 }
 
 /// A sum of products that two dialects turn into different codes.
@@ -113,23 +106,38 @@ pub fn compare_requantization(
 ) -> Result<SumDisagreements> {
     let lefts = left.requantize(sums, scales, zero_point, codes)?;
     let rights = right.requantize(sums, scales, zero_point, codes)?;
-    let mut result = SumDisagreements {
+    let differing = Differing::of(&lefts, &rights);
+    Ok(SumDisagreements {
         of: sums.len(),
-        count: 0,
-        largest: 0,
-        first: None,
-    };
-    for (index, (&left, &right)) in lefts.iter().zip(&rights).enumerate() {
-        if left != right {
-            result.count += 1;
-            result.largest = result.largest.max(left.abs_diff(right));
-            result.first.get_or_insert(SumDisagreement {
-                index,
-                sum: sums[index],
-                left,
-                right,
-            });
+        count: differing.count,
+        largest: differing.largest,
+        first: differing.first.map(|index| SumDisagreement {
+            index,
+            sum: sums[index],
+            left: lefts[index],
+            right: rights[index],
+        }),
+    })
+}
+
+/// Where two lists of codes differ.
+#[derive(Default)]
+struct Differing {
+    count: usize,
+    largest: u32,
+    first: Option<usize>,
+}
+
+impl Differing {
+    fn of(lefts: &[i32], rights: &[i32]) -> Self {
+        let mut differing = Self::default();
+        for (index, (left, right)) in lefts.iter().zip(rights).enumerate() {
+            if left != right {
+                differing.count += 1;
+                differing.largest = differing.largest.max(left.abs_diff(*right));
+                differing.first.get_or_insert(index);
+            }
         }
+        differing
     }
-    Ok(result)
 }
