@@ -14,6 +14,7 @@ use crate::course::Course;
 use crate::examine::Examiner;
 use crate::grading::Grader;
 use crate::intake::take;
+use crate::misconceptions::Mistakes;
 use crate::model::{Isolation, Plan, Status, Submission, SubmissionResult};
 use crate::questions::Questions;
 use crate::receipts::{Basis, submission_hash};
@@ -140,9 +141,12 @@ impl Batch<'_> {
             "preparing: the course's own solution, its exam and its catalogue of mistakes are compiled and asked ...",
         );
         let jobs = self.jobs.clamp(1, open.len());
-        // The reference is compiled while the jobs prepare themselves.
+        // The reference is compiled and asked while the rest is prepared.
         let (questions, prepared) = std::thread::scope(|scope| {
             let ask = scope.spawn(|| self.questions(&workshop));
+            if let Err(error) = workshop.prepare(self.course) {
+                return (join(ask), vec![Err(error)]);
+            }
             let make: Vec<_> = (0..jobs)
                 .map(|number| {
                     let workshop = &workshop;
@@ -221,7 +225,12 @@ impl Batch<'_> {
         let limit = Duration::from_millis(self.plan.options.compile_ms);
         let (launcher, confinement) = (self.launcher.clone(), self.confinement.clone());
         let workshop = Workshop::open(self.course, launcher, confinement, limit)?;
-        self.name_checks(&self.questions(&workshop)?)
+        let questions = std::thread::scope(|scope| {
+            let ask = scope.spawn(|| self.questions(&workshop));
+            workshop.prepare(self.course)?;
+            join(ask)
+        })?;
+        self.name_checks(&questions)
     }
 
     /// Reports name the checks by the plan; they are known only once the exam is compiled.
@@ -241,8 +250,24 @@ impl Batch<'_> {
         match Questions::kept(self.workspace, self.course, toolchain, seed) {
             Some(questions) => Ok(questions),
             None => {
-                let reference: PathBuf = workshop.reference(self.course)?;
-                Questions::ask(self.workspace, self.course, toolchain, seed, &reference)
+                let mistakes = Mistakes::compile(self.course, &workshop.dependencies);
+                let compiled = mistakes.as_ref().ok().and_then(Mistakes::reference);
+                // An instructor's own checks are in no exam of the course's.
+                let compiled = compiled.filter(|_| self.plan.options.hidden.is_none());
+                let reference: PathBuf = match compiled {
+                    Some(program) => program.to_owned(),
+                    None => workshop.reference(self.course)?,
+                };
+                let asked = (toolchain.as_str(), seed);
+                let closed = workshop.closed();
+                Questions::ask(
+                    self.workspace,
+                    self.course,
+                    asked,
+                    &closed,
+                    &reference,
+                    mistakes,
+                )
             }
         }
     }

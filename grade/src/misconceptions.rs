@@ -4,44 +4,65 @@
 //! copy of the reference (`tito::mistakes`), once for a version of the course; each is asked the checks of its own exercise, once for a seed.
 //! They are ours and run outside of any cell.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use tinytorch_exam::{CheckRecord, ExamRecord, MistakeRecord, judge_check};
+use tito::dependencies::Dependencies;
 use tito::manifest::exercise_id;
 use tito::mistakes::Mistake;
 use tito::subject::Runner;
-use tito::{dependencies, exam, mistakes};
+use tito::{exam, mistakes};
 
 use crate::course::{Course, HARNESS};
 
 /// What a check may take; some mistakes are endless loops.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Enters what every catalogued mistake answers.
-///
-/// # Errors
-///
-/// An environment error if the mistakes do not compile or cannot be started.
-pub fn enter(course: &Course, record: &mut ExamRecord) -> Result<()> {
-    let catalogue = mistakes::load(&course.module)?;
-    if catalogue.is_empty() {
-        return Ok(());
+/// The mistakes of a module, compiled.
+#[derive(Debug)]
+pub struct Mistakes(Vec<(Mistake, Runner)>);
+
+impl Mistakes {
+    /// Compiles them, unless that was done before.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if they do not compile.
+    pub fn compile(course: &Course, dependencies: &Dependencies) -> Result<Mistakes> {
+        let catalogue = mistakes::load(&course.module)?;
+        if catalogue.is_empty() {
+            return Ok(Mistakes(Vec::new()));
+        }
+        let mut dependencies = dependencies.clone();
+        dependencies.externs.remove(&HARNESS.replace('-', "_"));
+        let runners = mistakes::build_all(&course.module, &dependencies, &catalogue)?;
+        Ok(Mistakes(catalogue.into_iter().zip(runners).collect()))
     }
-    // As for submissions: asked for without the harness, cargo would compile some crates once more, with other features.
-    let mut dependencies = dependencies::build_with(&course.module, &[HARNESS])?;
-    dependencies.externs.remove(&HARNESS.replace('-', "_"));
-    let runners = mistakes::build_all(&course.module, &dependencies, &catalogue)?;
-    let mut found = Vec::new();
-    for (mistake, runner) in catalogue.iter().zip(&runners) {
-        found.extend(wrong_answers(mistake, runner, record)?);
+
+    /// The reference with the course's own exam: the same program, which is no mistake unless it is told so. It stays as it is while this is held.
+    pub fn reference(&self) -> Option<&Path> {
+        self.0.first().map(|(_, runner)| runner.program.as_path())
     }
-    // The mistake that a check is there to name comes first: of two that answer alike it is the likelier one.
-    found.sort_by_key(|(_, _, is_named)| !is_named);
-    for (index, mistake, _) in found {
-        record.checks[index].mistakes.push(mistake);
+
+    /// Enters what every catalogued mistake answers.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if one cannot be started.
+    pub fn enter(&self, record: &mut ExamRecord) -> Result<()> {
+        let mut found = Vec::new();
+        for (mistake, runner) in &self.0 {
+            found.extend(wrong_answers(mistake, runner, record)?);
+        }
+        // The mistake that a check is there to name comes first: of two that answer alike it is the likelier one.
+        found.sort_by_key(|(_, _, is_named)| !is_named);
+        for (index, mistake, _) in found {
+            record.checks[index].mistakes.push(mistake);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A mistake's wrong answers to the checks of its own exercise: check, answers, whether the check is there to name it.

@@ -1,7 +1,7 @@
 //! What is asked: every check with cases drawn from the run's seed and the reference's answers, made once per exam and seed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,7 @@ use tito::ui;
 use tito::workspace::Workspace;
 
 use crate::course::Course;
-use crate::misconceptions;
+use crate::misconceptions::Mistakes;
 use crate::model::{CheckInfo, ExerciseInfo};
 
 /// The reference answers all checks within this time.
@@ -42,7 +42,8 @@ impl Questions {
         Questions::new(course, serde_json::from_slice(&text).ok()?).ok()
     }
 
-    /// Asks the reference and the catalogued mistakes, and keeps their answers where only their owner can read them.
+    /// Asks the reference and the catalogued mistakes, and keeps their answers where only their owner can read them. In the folder `closed` nobody
+    /// else can look meanwhile.
     ///
     /// # Errors
     ///
@@ -50,13 +51,15 @@ impl Questions {
     pub fn ask(
         workspace: &Workspace,
         course: &Course,
-        toolchain: &str,
-        seed: u64,
-        reference: &std::path::Path,
+        (toolchain, seed): (&str, u64),
+        closed: &Path,
+        reference: &Path,
+        mistakes: Result<Mistakes>,
     ) -> Result<Questions> {
-        let reply = reference.with_extension("record");
+        let reply = closed.join("record");
         let mut command = std::process::Command::new(reference);
         command
+            .env_remove(tito::mistakes::VARIABLE)
             .args(["expect", "--seed", &seed.to_string(), "--reply"])
             .arg(&reply);
         let finished = tito::process::run(&mut command, Vec::new(), PATIENCE)
@@ -71,7 +74,7 @@ impl Questions {
         let text = fs::read(&reply).context("cannot read the reference's answers")?;
         let mut record: ExamRecord =
             serde_json::from_slice(&text).context("the reference's answers are damaged")?;
-        if let Err(error) = misconceptions::enter(course, &mut record) {
+        if let Err(error) = mistakes.and_then(|mistakes| mistakes.enter(&mut record)) {
             ui::note(format!(
                 "no mistake of the catalogue will be named: {error:#}"
             ));
@@ -195,7 +198,7 @@ fn path(workspace: &Workspace, course: &Course, toolchain: &str, seed: u64) -> P
 }
 
 /// Hidden checks with their answers: nobody else on this machine may read them.
-fn keep(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
+fn keep(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     #[cfg(unix)]

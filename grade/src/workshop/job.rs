@@ -146,7 +146,7 @@ impl<'a> Job<'a> {
     ///
     /// An environment error if the machine, not the submission, is at fault.
     pub fn build(&self, files: &[Assembled], most: Duration) -> Result<Built> {
-        let Some(halves) = &self.workshop.halves else {
+        let Some(halves) = self.workshop.halves() else {
             return self.build_whole(files, most, false);
         };
         match self.build_holes(halves, files, most)? {

@@ -5,7 +5,7 @@
 //! WORKSHOP/crates/       compiled crates a student's crate is linked with; not the library that holds the reference
 //! WORKSHOP/library/      the part of a student's crate that does not depend on the student, compiled
 //! WORKSHOP/exam/         the exam, as source and compiled: seen by the link step alone, which sees no text of students
-//! WORKSHOP/reference/    the reference, compiled: seen by nobody
+//! WORKSHOP/reference/    the reference's answers, and the reference itself where it is compiled here: seen by nobody
 //! WORKSHOP/job-0/        one per job: see `job`
 //! ```
 //!
@@ -14,6 +14,7 @@
 mod abandoned;
 mod budget;
 mod job;
+mod kept;
 mod rustc;
 mod split;
 mod stopped;
@@ -23,10 +24,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-use tito::dependencies;
+use tito::dependencies::{self, Dependencies};
 use tito::failure::Failure;
 use tito::lock::cannot_write;
 
@@ -34,9 +36,10 @@ pub use job::{Built, Job};
 pub use rustc::{Diagnostic, Toolchain, errors};
 pub use stopped::Stop;
 
+use kept::Kept;
 use split::Split;
 
-use crate::course::{Course, HARNESS, Texts};
+use crate::course::{Course, HARNESS, Texts, digest};
 use crate::sandbox::{Confinement, LINK_GROUP, Launcher};
 
 /// The crate name of [`HARNESS`], and of the exam's own library: what the link step knows and a student's crate does not.
@@ -61,8 +64,10 @@ pub struct Workshop {
     /// Crate name to compiled crate.
     pub(crate) externs: BTreeMap<String, PathBuf>,
     pub(crate) compile_limit: std::time::Duration,
-    /// What is compiled once for all submissions; nothing if this course cannot be cut in two.
-    pub(crate) halves: Option<Halves>,
+    /// What cargo built for it.
+    pub(crate) dependencies: Dependencies,
+    /// What is compiled once for all submissions; nothing before [`Workshop::prepare`], or if this course cannot be cut in two.
+    halves: OnceLock<Halves>,
 }
 
 /// What is compiled once for all submissions.
@@ -125,7 +130,10 @@ impl Workshop {
         } else {
             close_to_others(&exam)?;
         }
-        let mut workshop = Workshop {
+        let reference = root.join("reference");
+        fs::create_dir(&reference).map_err(|error| cannot_write(&reference, &error))?;
+        close_to_others(&reference)?;
+        Ok(Workshop {
             _owner: owner,
             folder,
             launcher,
@@ -133,10 +141,25 @@ impl Workshop {
             toolchain,
             externs,
             compile_limit,
-            halves: None,
-        };
-        workshop.halves = workshop.compile_once(course)?;
-        Ok(workshop)
+            dependencies: built,
+            halves: OnceLock::new(),
+        })
+    }
+
+    /// Makes what does not depend on submissions. Jobs come after it.
+    ///
+    /// # Errors
+    ///
+    /// An environment error if the exam does not compile.
+    pub fn prepare(&self, course: &Course) -> Result<()> {
+        if let Some(halves) = self.compile_once(course)? {
+            let _ = self.halves.set(halves);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn halves(&self) -> Option<&Halves> {
+        self.halves.get()
     }
 
     /// Compiles what does not depend on submissions, outside of any cell: it is ours.
@@ -149,6 +172,18 @@ impl Workshop {
         let folder = self.root().join("library");
         make_folder(&folder)?;
         let library = folder.join("libsubject.rlib");
+        let for_exam = self.root().join("exam");
+        let exam = for_exam.join("libexam.rlib");
+        let link = for_exam.join("link.rs");
+        fs::write(&link, LINK).map_err(|error| cannot_write(&link, &error))?;
+        let kept = self.kept(course, &split);
+        if kept.give(&[&library, &exam]) {
+            return Ok(Some(Halves {
+                split,
+                library,
+                exam,
+            }));
+        }
         let mut command = self.toolchain.command();
         command
             .args(rustc::subject_arguments(self, &library, &folder))
@@ -159,21 +194,36 @@ impl Workshop {
             tito::ui::note(format!("submissions are compiled as a whole: {error:#}"));
             return Ok(None);
         }
-        let folder = self.root().join("exam");
-        let link = folder.join("link.rs");
-        fs::write(&link, LINK).map_err(|error| cannot_write(&link, &error))?;
-        let exam = folder.join("libexam.rlib");
         let mut command = self.toolchain.command();
         command
-            .args(rustc::exam_arguments(self, &library, &exam, &folder))
+            .args(rustc::exam_arguments(self, &library, &exam, &for_exam))
             .arg("main.rs")
-            .current_dir(&folder);
+            .current_dir(&for_exam);
         rustc::must_succeed(&mut command, "the exam")?;
+        // The next run compiles it again then, which takes longer and changes nothing.
+        let _ = kept.take(&[&library, &exam]);
         Ok(Some(Halves {
             split,
             library,
             exam,
         }))
+    }
+
+    /// What an earlier run may have compiled of the same course.
+    fn kept(&self, course: &Course, split: &Split) -> Kept {
+        let mut parts = vec![
+            self.toolchain.hash.clone(),
+            digest(&split.library),
+            course.exam_hash.clone(),
+            course.grader_hash.clone(),
+        ];
+        parts.extend(tito::subject::FLAGS.map(str::to_owned));
+        for (_, file) in &self.dependencies.closure {
+            let seen = fs::metadata(file).map(|data| (data.len(), data.modified().ok()));
+            parts.push(format!("{} {seen:?}", file.display()));
+        }
+        let products = tito::subject::products(&course.module, &self.dependencies);
+        Kept::new(products.join("graded"), &parts)
     }
 
     /// The folder.
@@ -207,15 +257,18 @@ impl Workshop {
             .collect())
     }
 
+    /// Where nobody else looks in.
+    pub fn closed(&self) -> PathBuf {
+        self.root().join("reference")
+    }
+
     /// Compiles the reference with the exam, outside of any cell: it is ours.
     ///
     /// # Errors
     ///
     /// An environment error with the compiler's words; a usage error if the instructor's own checks are at fault.
     pub fn reference(&self, course: &Course) -> Result<PathBuf> {
-        let folder = self.root().join("reference");
-        fs::create_dir(&folder).map_err(|error| cannot_write(&folder, &error))?;
-        close_to_others(&folder)?;
+        let folder = self.closed();
         let library = folder.join("libsubject.rlib");
         let root = course.module.root.join(&course.module.manifest.target);
         let mut command = self.toolchain.command();
