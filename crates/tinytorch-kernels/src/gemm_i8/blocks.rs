@@ -4,8 +4,11 @@
 /// Words of one row that lie together.
 pub(crate) const BLOCK: usize = 64;
 
-/// Codes of a block whose words are four codes.
-pub(crate) const BLOCK_CODES: usize = 4 * BLOCK;
+/// Codes of a word that is multiplied with `vpdpbusd` or `tdpbusd`.
+pub(crate) const CODES: usize = 4;
+
+/// Codes of a block of such words.
+pub(crate) const BLOCK_CODES: usize = CODES * BLOCK;
 
 /// 64 words of one row: 256 B.
 #[derive(Clone, Copy, Debug)]

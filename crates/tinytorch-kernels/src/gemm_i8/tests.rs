@@ -252,8 +252,10 @@ fn the_bytes_held_are_those_of_the_codes_and_little_more() {
         let (n, k) = (128, 784);
         let packed = PackedWeights::with_kernel(kernel, n, k, &vec![1; n * k]);
         let (held, codes) = (packed.bytes(), n * k);
+        // A sum for each column, and what may be read behind the last weights: 16 groups of 32 columns.
+        let more = 4 * n + 16 * 32 * 4;
         assert!(
-            (codes..codes + codes / 50).contains(&held),
+            (codes..=codes + more).contains(&held),
             "{}: {held} B",
             kernel.name()
         );

@@ -17,6 +17,7 @@
 //! Source of the loop order: Goto, van de Geijn, "Anatomy of High-Performance Matrix Multiplication", section 4.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::Task;
 use super::activations::SLACK;
@@ -94,14 +95,12 @@ pub(super) struct Place<'p, 'a> {
     pub column: usize,
 }
 
-/// Lays weights `[n, k]` out in panels.
-pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8]) -> Lines {
+/// Lays weights `[n, k]` out in panels, so that a kernel may read `groups_at_once` where fewer are left: what it reads in
+/// their place are other weights, or zeros behind the last ones.
+pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8], groups_at_once: usize) -> Lines {
     let groups = k.div_ceil(K::CODES);
     let panel_bytes = groups * K::COLUMNS * K::CODES;
-    // Whole vectors are read at the last group of a narrow panel too.
-    let narrow = n % K::COLUMNS;
-    let slack = (narrow.next_multiple_of(K::LANES) - narrow) * K::CODES;
-    let mut packed = Lines::zeroed(n * groups * K::CODES + if groups > 0 { slack } else { 0 });
+    let mut packed = Lines::zeroed(packed_bytes::<K>(n, groups, groups_at_once));
     let bytes = packed.bytes_mut();
     for j in 0..n {
         let (panel, column) = (j / K::COLUMNS, j % K::COLUMNS);
@@ -115,6 +114,26 @@ pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8]) -> Lines {
     packed
 }
 
+/// Bytes of `n` columns of `groups`, up to the end of what is read at the last panels: whole vectors of `groups_at_once`.
+fn packed_bytes<K: Micro>(n: usize, groups: usize, groups_at_once: usize) -> usize {
+    let weights = n * groups * K::CODES;
+    if weights == 0 {
+        return 0;
+    }
+    let read = groups.next_multiple_of(groups_at_once);
+    // A whole panel, the last or the one before a narrow one, and the narrow one.
+    let (whole, narrow) = (n / K::COLUMNS, n % K::COLUMNS);
+    let first_of_whole = whole.saturating_sub(1) * K::COLUMNS * groups;
+    let whole_end = first_of_whole + whole.min(1) * read * K::COLUMNS;
+    let narrow_end = whole * K::COLUMNS * groups
+        + if narrow > 0 {
+            (read - 1) * narrow + narrow.next_multiple_of(K::LANES)
+        } else {
+            0
+        };
+    weights.max(whole_end.max(narrow_end) * K::CODES)
+}
+
 thread_local! {
     /// Kept between calls: a fresh buffer of this size would cost page faults each time.
     static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers { scratch: vec![], blocks: vec![] }) };
@@ -124,6 +143,30 @@ thread_local! {
 struct Buffers {
     scratch: Vec<i8>,
     blocks: Vec<Block>,
+}
+
+/// Writes the words of some rows of a task, the rows of one tile. `scratch` has room for `k + SLACK` codes.
+pub(super) fn encode<K: Micro>(
+    kernel: &K,
+    task: &Task<'_>,
+    rows: Range<usize>,
+    scratch: &mut [i8],
+    into: &mut [Block],
+) {
+    let height = rows.len();
+    let rows = task.first_row + rows.start..task.first_row + rows.end;
+    if let Some(flip) = K::FLIP {
+        let into = RowsMut::new(into, height);
+        if task.activations.write(rows.clone(), flip, into) {
+            return;
+        }
+    }
+    for (index, row) in rows.enumerate() {
+        let codes = task.activations.row(row, scratch);
+        for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
+            kernel.encode(codes, &mut into[block * height + index].0);
+        }
+    }
 }
 
 /// Computes a task with `kernel`.
@@ -161,21 +204,8 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
         for tile in first_tile..last_tile {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
             let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
-            if let Some(flip) = K::FLIP {
-                let rows = task.first_row + start..task.first_row + end;
-                let into = RowsMut::new(&mut buffers.blocks[of_tile], end - start);
-                if task.activations.write(rows, flip, into) {
-                    continue;
-                }
-            }
-            for row in start..end {
-                let codes = (task.activations).row(task.first_row + row, &mut buffers.scratch);
-                let first = (start - first_row) * blocks + (row - start);
-                for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
-                    let words = &mut buffers.blocks[first + block * (end - start)].0;
-                    kernel.encode(codes, words);
-                }
-            }
+            let into = &mut buffers.blocks[of_tile];
+            encode(kernel, &task, start..end, &mut buffers.scratch, into);
         }
         let panel = |column: usize| {
             let first = (task.first_column + column) * groups * K::CODES;

@@ -11,7 +11,7 @@ use crate::gemm_i8::tiled::Place;
 /// writing them would wait for each.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>) {
+pub(in crate::gemm_i8) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>) {
     for i in 0..ROWS {
         let start: *const i8 = match &*place.ending {
             Ending::Sums(out) => out.start_of(place.row + i).cast(),
