@@ -30,6 +30,8 @@
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
+#[path = "../../crates/tinytorch-quantization/src/blocked.rs"]
+pub mod blocked;
 #[path = "../../crates/tinytorch-quantization/src/calibration.rs"]
 pub mod calibration;
 #[path = "../../crates/tinytorch-quantization/src/chance.rs"]
@@ -58,6 +60,8 @@ pub mod entropy;
 pub mod error;
 #[path = "../../crates/tinytorch-quantization/src/explain/mod.rs"]
 pub mod explain;
+#[path = "../../crates/tinytorch-quantization/src/extent.rs"]
+mod extent;
 pub mod fake_quantize;
 #[path = "../../crates/tinytorch-quantization/src/file.rs"]
 pub mod file;
@@ -178,6 +182,7 @@ mod take_apart;
 #[path = "../../crates/tinytorch-quantization/src/target/mod.rs"]
 pub mod target;
 
+pub use blocked::{Blocks, dequantize_linear_blocked, quantize_linear_blocked};
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::framework::Tensor;
 use crate::framework::nn::indices;
-use crate::qparams::choose_qparams;
+use crate::parameters::pair_for;
 use crate::qtensor::{Parameters, QTensor};
-use crate::scheme::{CodeRange, QParams, ValueRange};
+use crate::scheme::{CodeRange, QParams, Symmetry, ValueRange};
 
 /// A table whose rows are the codes of activations: one pair of parameters for all, which is that of the output.
 ///
@@ -29,6 +29,11 @@ impl QEmbedding {
     ///
     /// [`Error::NotFinite`] with the index, [`Error::BadRange`].
     pub fn qparams(weight: ArrayViewD<'_, f32>) -> Result<QParams> {
+        Self::qparams_as(weight, Symmetry::Asymmetric)
+    }
+
+    /// The same for activations that are symmetric, or not. `weight` is `[count, width]`.
+    pub(crate) fn qparams_as(weight: ArrayViewD<'_, f32>, symmetry: Symmetry) -> Result<QParams> {
         let weight = weight.as_standard_layout();
         let values = weight.as_slice().unwrap_or_default();
         check_finite(values)?;
@@ -38,7 +43,7 @@ impl QEmbedding {
                 min: range.min.min(x),
                 max: range.max.max(x),
             });
-        choose_qparams(range, CodeRange::INT8)
+        pair_for(range, symmetry, CodeRange::INT8)
     }
 
     /// Writes a table `[count, width]` of real numbers as codes that mean `output`.

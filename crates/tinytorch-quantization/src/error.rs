@@ -161,7 +161,9 @@ pub enum Error {
         scale: f32,
     },
     /// N11: so many products cannot be summed in an `i32`.
-    #[error("{k} products may overflow an i32 accumulator; the limit is {limit}")]
+    #[error(
+        "{k} products may overflow an i32 accumulator; the limit is {limit}: a layer of a model can stay in `f32` (`keep_float`) or keep its weights alone as codes (`WeightOnly`)"
+    )]
     TooManyProducts {
         /// Products per output.
         k: usize,
@@ -191,7 +193,7 @@ pub enum Error {
         constant: f32,
     },
     /// An observer that saw no value knows no range.
-    #[error("{}nothing was observed", .tensor.as_ref().map(|name| format!("`{name}`: ")).unwrap_or_default())]
+    #[error("{}nothing was observed, so there is no range: let data pass first (`calibrate`, or training if it is quantization-aware)", .tensor.as_ref().map(|name| format!("`{name}`: ")).unwrap_or_default())]
     NothingObserved {
         /// What was being observed, if it has a name.
         tensor: Option<String>,
@@ -264,6 +266,19 @@ pub enum Error {
         /// Output channel.
         channel: usize,
     },
+    /// A layer of a model from a file would make far more values than its weights and the input account for: by padding, or by joining a
+    /// value with itself.
+    #[error(
+        "{what} would hold {values} values, and models with as many weights make at most {limit} of such an input: nobody trained this, use a file from a source you trust"
+    )]
+    TooLarge {
+        /// Which values.
+        what: &'static str,
+        /// How many there would be; no more than a `usize` can count.
+        values: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// A layer of a model failed.
     #[error("in layer `{name}`: {error}")]
     Layer {
@@ -291,7 +306,9 @@ pub enum Error {
         rule: String,
     },
     /// There is no layer of this name.
-    #[error("the model has no layer `{name}`")]
+    #[error(
+        "the model has no layer `{name}`: names are dotted, as `block.0`, and the ledger of the prepared model lists them"
+    )]
     NoSuchLayer {
         /// The name that was given.
         name: String,
@@ -443,7 +460,11 @@ mod tests {
     fn an_inner_name_is_kept() {
         let error = Error::NothingObserved { tensor: None };
         let named = error.in_tensor("inner").in_tensor("outer");
-        assert_eq!(named.to_string(), "`inner`: nothing was observed");
+        let message = named.to_string();
+        assert!(
+            message.starts_with("`inner`: nothing was observed"),
+            "{message}"
+        );
     }
 
     #[test]

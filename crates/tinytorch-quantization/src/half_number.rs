@@ -1,6 +1,6 @@
 //! The numbers that products in half precision are made of, and the product of each.
 //!
-//! bf16 is multiplied as it is stored; f16 as `f32`, rounded to f16, because no CPU we know of multiplies it into `f32` sums.
+//! bf16 is multiplied as it is stored; f16 as `f32`, rounded to f16, because few CPUs multiply it into `f32` sums.
 
 use half::bf16;
 

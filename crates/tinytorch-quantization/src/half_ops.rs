@@ -2,7 +2,7 @@
 //!
 //! In: activations in 16 bits, weights in `f32` that are rounded here. Out: `f32`, whose sums were never rounded to 16 bits,
 //! as in the matrix units of GPUs. For bf16 the product is [`gemm_bf16`](crate::kernels::gemm_bf16), which is faster than `f32` where the CPU has the
-//! instruction; no CPU we know of multiplies f16 into `f32` sums, so f16 computes in `f32` with rounded operands.
+//! instruction; few CPUs multiply f16 into `f32` sums (Intel's AMX-FP16, Arm's FMLAL), so f16 computes in `f32` with rounded operands.
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;

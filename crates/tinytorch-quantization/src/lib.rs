@@ -23,7 +23,7 @@
 //! | [`explain`](mod@explain) | where a model loses, and what would help |
 //! | [`target`] | whether TensorRT, LiteRT and others take it as it is |
 //! | [`repair`](mod@repair) | winning back what rounding lost, without training |
-//! | [`dialect`], [`operators`] | how ONNX, LiteRT and PyTorch differ, and where; ONNX's integer operators |
+//! | [`dialect`], [`operators`], [`blocked`] | how ONNX, LiteRT and PyTorch differ, and where; ONNX's integer operators |
 //! | [`precision_search`], [`frontier`] | which layer in which precision? |
 //! | [`metrics`], [`latency`] | what it costs |
 //!
@@ -129,6 +129,7 @@
 pub use tinytorch_core as framework;
 pub use tinytorch_kernels as kernels;
 
+pub mod blocked;
 pub mod calibration;
 mod chance;
 pub mod composite;
@@ -144,6 +145,7 @@ pub mod embedding;
 pub mod entropy;
 pub mod error;
 pub mod explain;
+mod extent;
 pub mod fake_quantize;
 pub mod file;
 pub mod finite;
@@ -209,6 +211,7 @@ mod step;
 mod take_apart;
 pub mod target;
 
+pub use blocked::{Blocks, dequantize_linear_blocked, quantize_linear_blocked};
 pub use calibration::{Calibration, CalibrationReport, SketchObserver};
 pub use composite::{Chain, Join, QBranches, QResidual};
 pub use confidence::{Confidence, Interval, MIN_BATCHES};

@@ -9,10 +9,10 @@ use crate::framework::Tensor;
 use crate::framework::nn::{Layer, Sequential};
 use crate::ledger::Ledger;
 use crate::observer::Observer;
+use crate::parameters::pair_for;
 use crate::precision::Precision;
 use crate::qlayer::NO_CODES;
-use crate::qparams::choose_qparams;
-use crate::scheme::{CodeRange, QParams, Scheme};
+use crate::scheme::{CodeRange, QParams, Scheme, Symmetry};
 use crate::sketch::Sketch;
 use crate::stage::{self, observe};
 use crate::take_apart;
@@ -25,6 +25,10 @@ pub use crate::stage::Stage;
 pub struct PrepareOptions {
     /// How the ranges of activations are found; it can be changed after calibration: [`Prepared::recalibrate`].
     pub calibration: Calibration,
+    /// How static layers write activations: asymmetric (N9), or symmetric, with a zero point of 0 everywhere, which some targets ask for
+    /// ([`TENSORRT`](crate::target::TENSORRT)). What a ReLU gives then has 128 codes in place of 256. Dynamic layers choose their ranges row by row,
+    /// asymmetric always.
+    pub activations: Symmetry,
     /// How weights are written. Static layers can be converted if they are symmetric and have one scale, or one for each output
     /// channel; with others a prepared model can be studied, and [`convert`](crate::convert()) names the layer that it refuses.
     pub weights: Scheme,
@@ -41,10 +45,11 @@ pub struct PrepareOptions {
 }
 
 impl Default for PrepareOptions {
-    /// Min-max calibration, all layers static, weights per channel, nothing kept in `f32`.
+    /// Min-max calibration, all layers static, activations asymmetric, weights per channel, nothing kept in `f32`.
     fn default() -> Self {
         Self {
             calibration: Calibration::default(),
+            activations: Symmetry::Asymmetric,
             weights: Scheme::WEIGHTS,
             keep_float: Vec::new(),
             precision: Precision::default(),
@@ -90,7 +95,8 @@ impl Prepared {
             .input
             .range()
             .map_err(|error| error.in_tensor(&self.input_name))?;
-        choose_qparams(range, CodeRange::INT8).map_err(|error| error.in_tensor(&self.input_name))
+        pair_for(range, self.input.symmetry(), CodeRange::INT8)
+            .map_err(|error| error.in_tensor(&self.input_name))
     }
 
     /// The stages, in order.
@@ -135,9 +141,9 @@ impl Prepared {
     ///
     /// None for a model that was prepared.
     pub fn forget_observations(&mut self) -> Result<()> {
-        let calibration = self.calibration;
-        self.input = SketchObserver::new(calibration)?;
-        let new = || SketchObserver::new(calibration);
+        let (calibration, symmetry) = (self.calibration, self.input.symmetry());
+        let new = || SketchObserver::with_symmetry(calibration, symmetry);
+        self.input = new()?;
         self.stages
             .iter_mut()
             .try_for_each(|stage| stage.watch(&new))
@@ -310,7 +316,7 @@ pub fn prepare(model: &Sequential, options: &PrepareOptions) -> Result<Prepared>
     }
     Ok(Prepared {
         input_name,
-        input: SketchObserver::new(options.calibration)?,
+        input: SketchObserver::with_symmetry(options.calibration, options.activations)?,
         stages,
         calibration: options.calibration,
         ledger,

@@ -56,7 +56,7 @@ use crate::ledger::Ledger;
 use crate::prepare::{Calibration, PrepareOptions, prepare};
 use crate::qat_part::{Named, Part, all, build, forward, quantize};
 use crate::qmodel::QModel;
-use crate::scheme::{CodeRange, Scheme};
+use crate::scheme::{CodeRange, Scheme, Symmetry};
 
 pub use crate::qat_activation::FakeQuantize;
 pub use crate::qat_layer::QatLayer;
@@ -136,10 +136,19 @@ impl QatOptions {
             Calibration::MovingAverage(constant) => constant,
             _ => AVERAGING_CONSTANT,
         };
-        Ok(Arc::new(match self.activation_steps {
+        let (symmetry, codes) = (self.prepare.activations, self.activations);
+        if symmetry == Symmetry::Symmetric && codes.min == 0 {
+            return Err(Error::BadCodeRange {
+                min: codes.min,
+                max: codes.max,
+                why: "have nothing below 0, as symmetric activations need",
+            });
+        }
+        let layer = match self.activation_steps {
             Steps::Observed => FakeQuantize::new(constant, self.activations)?,
             Steps::Learned => FakeQuantize::learned(self.activations)?,
-        }))
+        };
+        Ok(Arc::new(layer.with_symmetry(symmetry)))
     }
 }
 

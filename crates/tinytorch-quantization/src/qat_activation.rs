@@ -9,8 +9,8 @@ use crate::framework::nn::Layer;
 use crate::framework::{self, Tensor};
 use crate::learned::{fake_quantize_learned, gradient_scale, initial_step, learned_zero_point};
 use crate::observer::{MovingAverageMinMaxObserver, Observer};
-use crate::qparams::choose_qparams;
-use crate::scheme::{CodeRange, QParams, ValueRange};
+use crate::parameters::pair_for;
+use crate::scheme::{CodeRange, QParams, Symmetry, ValueRange};
 
 /// The smallest step that training may reach, as in PyTorch.
 pub(crate) const SMALLEST_STEP: f32 = f32::EPSILON;
@@ -27,6 +27,7 @@ pub(crate) const SMALLEST_STEP: f32 = f32::EPSILON;
 pub struct FakeQuantize {
     source: Source,
     codes: CodeRange,
+    symmetry: Symmetry,
     training: AtomicBool,
     frozen: AtomicBool,
 }
@@ -80,9 +81,24 @@ impl FakeQuantize {
         Ok(Self {
             source,
             codes,
+            symmetry: Symmetry::Asymmetric,
             training: AtomicBool::new(true),
             frozen: AtomicBool::new(false),
         })
+    }
+
+    /// The same layer for activations that are symmetric, or not. The zero point of symmetric ones is 0, also where the scale is learned.
+    #[must_use]
+    pub fn with_symmetry(mut self, symmetry: Symmetry) -> Self {
+        self.symmetry = symmetry;
+        if let Source::Learned { zero_point, .. } = &mut self.source {
+            let unknown = Tensor::full(&[1], f32::NAN);
+            *zero_point = match symmetry {
+                Symmetry::Symmetric => unknown,
+                Symmetry::Asymmetric => unknown.with_grad(),
+            };
+        }
+        self
     }
 
     /// The codes it rounds to.
@@ -119,7 +135,7 @@ impl FakeQuantize {
         let unknown = || Error::NothingObserved { tensor: None };
         match &self.source {
             Source::Followed { .. } => {
-                choose_qparams(self.range().ok_or_else(unknown)?, self.codes)
+                pair_for(self.range().ok_or_else(unknown)?, self.symmetry, self.codes)
             }
             Source::Learned { .. } => self.learned_qparams().ok_or_else(unknown),
         }
@@ -137,7 +153,7 @@ impl FakeQuantize {
         })
     }
 
-    /// The learned scale and zero point, if they are. Both have shape `[1]`.
+    /// The learned scale and its zero point, if it is learned. Both have shape `[1]`; the zero point of symmetric activations takes no gradient.
     #[must_use]
     pub fn learned_parameters(&self) -> Option<(&Tensor, &Tensor)> {
         match &self.source {
@@ -212,7 +228,7 @@ impl FakeQuantize {
             Source::Learned { scale, zero_point } if begins => {
                 let mut observer = MovingAverageMinMaxObserver::new(1.0)?;
                 observer.observe(values)?;
-                let first = choose_qparams(observer.range()?, self.codes)?;
+                let first = pair_for(observer.range()?, self.symmetry, self.codes)?;
                 let magnitude = values.iter().copied();
                 // LSQ counts the codes on one side of zero; here all are, where nothing is negative.
                 let side = CodeRange {
@@ -256,16 +272,22 @@ impl Layer for FakeQuantize {
     fn own_parameters(&self) -> Vec<(String, Tensor)> {
         match &self.source {
             Source::Followed { .. } => Vec::new(),
-            Source::Learned { scale, zero_point } => vec![
-                ("scale".to_owned(), scale.clone()),
-                ("zero_point".to_owned(), zero_point.clone()),
-            ],
+            Source::Learned { scale, zero_point } => {
+                let mut learned = vec![("scale".to_owned(), scale.clone())];
+                if self.symmetry == Symmetry::Asymmetric {
+                    learned.push(("zero_point".to_owned(), zero_point.clone()));
+                }
+                learned
+            }
         }
     }
 
     fn own_buffers(&self) -> Vec<(String, Tensor)> {
         match &self.source {
             Source::Followed { range, .. } => vec![("range".to_owned(), range.clone())],
+            Source::Learned { zero_point, .. } if self.symmetry == Symmetry::Symmetric => {
+                vec![("zero_point".to_owned(), zero_point.clone())]
+            }
             Source::Learned { .. } => Vec::new(),
         }
     }

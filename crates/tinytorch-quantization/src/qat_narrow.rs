@@ -28,7 +28,7 @@ use crate::precision::Precision;
 use crate::qat_activation::FakeQuantize;
 use crate::qat_layer::with_value;
 use crate::qlayer::QLayer;
-use crate::scheme::{QParams, Scheme, ValueRange};
+use crate::scheme::{QParams, Scheme, Symmetry, ValueRange};
 use crate::stage::Stage;
 
 /// A layer in training that takes real values: weight-only, dynamic or bf16, and embeddings of every precision.
@@ -48,6 +48,8 @@ pub struct QatNarrow {
     precision: Option<Precision>,
     /// How weights are written that are codes, unless the precision says so.
     weights: Scheme,
+    /// How a table of the codes of activations is written.
+    symmetry: Symmetry,
     training: AtomicBool,
 }
 
@@ -81,6 +83,7 @@ impl QatNarrow {
             relu,
             precision,
             weights: stage.weights,
+            symmetry: stage.symmetry(),
             training: AtomicBool::new(true),
         };
         match precision {
@@ -118,7 +121,7 @@ impl QatNarrow {
 
     fn table(&self) -> Result<QEmbedding> {
         let weight = self.weight.array();
-        let qparams = QEmbedding::qparams(weight.view())?;
+        let qparams = QEmbedding::qparams_as(weight.view(), self.symmetry)?;
         QEmbedding::quantize(weight.view(), qparams)
     }
 

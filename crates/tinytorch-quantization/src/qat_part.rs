@@ -130,7 +130,10 @@ pub(crate) fn build(
                 }
             }
             Role::Table => {
-                current = Arc::new(FakeQuantize::new(1.0, options.activations)?);
+                current = Arc::new(
+                    FakeQuantize::new(1.0, options.activations)?
+                        .with_symmetry(options.prepare.activations),
+                );
                 on_codes = true;
                 let layer = QatNarrow::new(stage, None);
                 Part::Table {

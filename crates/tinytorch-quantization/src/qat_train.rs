@@ -278,7 +278,10 @@ fn units(model: &QatModel) -> Vec<(Tensor, Unit)> {
         if let Some((scale, zero_point)) = activation.learned_parameters() {
             let half = activation.codes().len() as f32 / 2.0;
             units.push((scale.clone(), Unit::Logarithm));
-            units.push((zero_point.clone(), Unit::ShareOf(half)));
+            // That of symmetric activations is 0 and no parameter.
+            if zero_point.requires_grad() {
+                units.push((zero_point.clone(), Unit::ShareOf(half)));
+            }
         }
     }
     units

@@ -3,9 +3,12 @@
 //! In: a tensor of real values. Out: another. In between, from the first quantized layer to the last, everything is a
 //! code: one `i8` for each activation. Only a layer that stayed in `f32` is given real values.
 
+use std::sync::Arc;
+
 use crate::composite::Chain;
 use crate::definition;
 use crate::error::Result;
+use crate::extent::Extents;
 use crate::flow::Flow;
 use crate::framework::Tensor;
 use crate::graph::{self, Node};
@@ -19,6 +22,8 @@ pub struct QModel {
     input: QParams,
     nodes: Vec<Node>,
     ledger: Option<Ledger>,
+    /// Of a model from a file: whoever wrote it may ask for anything.
+    extents: Option<Arc<Extents>>,
 }
 
 impl QModel {
@@ -48,7 +53,20 @@ impl QModel {
             input,
             nodes,
             ledger: None,
+            extents: None,
         })
+    }
+
+    /// A model of a file, no layer of which may make more than `extents` allow.
+    pub(crate) fn bounded(mut self, extents: Extents) -> Self {
+        self.extents = Some(Arc::new(extents));
+        self
+    }
+
+    fn check_extent(&self, x: &Tensor) -> Result<()> {
+        self.extents
+            .as_ref()
+            .map_or(Ok(()), |extents| extents.check(x.shape()))
     }
 
     /// Computes the output, in integers wherever a layer was quantized: `[batch, ..]` to `[batch, ..]`, as the original model, but that
@@ -60,8 +78,11 @@ impl QModel {
     ///   input, or behind layers that compute with real values. Where nothing is written as a code (weights alone, bf16, `f32`), such
     ///   a value makes others, as it does in `f32`; and weights alone multiply codes before they scale, so very large inputs
     ///   overflow where `f32` does not (N22).
-    /// - [`Error::Layer`](crate::Error::Layer) that names the layer whose input does not have the right shape.
+    /// - [`Error::Layer`](crate::Error::Layer) that names the layer whose input does not have the right shape; or, in a model from a
+    ///   file, one that would make far more values than its weights and the input account for
+    ///   ([`Error::TooLarge`](crate::Error::TooLarge)).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.check_extent(x)?;
         graph::run(&self.nodes, Flow::Real(x.clone()), "input")?.into_real()
     }
 
@@ -72,6 +93,7 @@ impl QModel {
     ///
     /// As [`QModel::forward`].
     pub fn forward_definition(&self, x: &Tensor) -> Result<Tensor> {
+        self.check_extent(x)?;
         let layers = self.layers()?;
         let input = definition::input(&layers, x, self.input);
         Ok(definition::run(&layers, input, "input")?.into_real())

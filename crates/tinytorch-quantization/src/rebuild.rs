@@ -14,6 +14,7 @@ use crate::conv::QConv2d;
 use crate::describe::Tensors;
 use crate::embedding::QEmbedding;
 use crate::error::{Error, Result};
+use crate::extent::Extents;
 use crate::file::{FileError, RawTensor, unexpected};
 use crate::folded::Operation;
 use crate::framework::Tensor;
@@ -53,7 +54,8 @@ pub(crate) fn rebuild(
     if let Some(name) = tensors.into_keys().next() {
         return Err(unexpected(path, name).into());
     }
-    let model = QModel::new(input, layers)?;
+    let extents = Extents::of(&layers);
+    let model = QModel::new(input, layers)?.bounded(extents);
     Ok(match ledger {
         Some(ledger) => model.with_ledger(ledger),
         None => model,

@@ -9,7 +9,7 @@ use crate::calibration::Calibration;
 use crate::confidence::Confidence;
 use crate::error::Result;
 use crate::observer::Observer;
-use crate::scheme::{CodeRange, ValueRange};
+use crate::scheme::{CodeRange, Symmetry, ValueRange};
 use crate::sketch::Sketch;
 
 /// An observer that keeps a sketch, so that its method can be changed after the data came.
@@ -19,6 +19,7 @@ pub struct SketchObserver {
     pub sketch: Sketch,
     method: Calibration,
     codes: CodeRange,
+    symmetry: Symmetry,
     /// The number of the next batch in the whole data set, if somebody gave it; otherwise one more than the largest so far.
     next_batch: Option<u64>,
 }
@@ -30,13 +31,29 @@ impl SketchObserver {
     ///
     /// [`crate::Error::BadAveragingConstant`], [`crate::Error::BadPercentile`].
     pub fn new(method: Calibration) -> Result<Self> {
+        Self::with_symmetry(method, Symmetry::Asymmetric)
+    }
+
+    /// As [`SketchObserver::new`]; a symmetric one answers with a range that reaches as far below 0 as above.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SketchObserver::new`].
+    pub fn with_symmetry(method: Calibration, symmetry: Symmetry) -> Result<Self> {
         method.check()?;
         Ok(Self {
             sketch: Sketch::new(),
             method,
             codes: CodeRange::INT8,
+            symmetry,
             next_batch: None,
         })
+    }
+
+    /// Whether its range reaches as far below 0 as above.
+    #[must_use]
+    pub fn symmetry(&self) -> Symmetry {
+        self.symmetry
     }
 
     /// Numbers the batches that come from now on `first`, `first + 1`, ..., because they are a part of a larger data set: see
@@ -101,7 +118,14 @@ impl Observer for SketchObserver {
     }
 
     fn range(&self) -> Result<ValueRange> {
-        self.sketch.range(self.method, self.codes)
+        let range = self.sketch.range(self.method, self.codes)?;
+        Ok(match self.symmetry {
+            Symmetry::Asymmetric => range,
+            Symmetry::Symmetric => ValueRange {
+                min: -range.max_abs(),
+                max: range.max_abs(),
+            },
+        })
     }
 }
 

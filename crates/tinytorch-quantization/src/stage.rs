@@ -14,11 +14,11 @@ use crate::framework::nn::Layer;
 use crate::framework::{Tensor, no_grad};
 use crate::join::check_shapes;
 use crate::observer::Observer;
+use crate::parameters::pair_for;
 use crate::precision::Precision;
 use crate::qlayer::{NO_CODES, QLayer};
-use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
-use crate::scheme::{CodeRange, QParams, Scheme, ValueRange};
+use crate::scheme::{CodeRange, QParams, Scheme, Symmetry, ValueRange};
 
 /// What a stage will become.
 #[derive(Clone, Debug)]
@@ -267,7 +267,7 @@ impl Stage {
             Plan::Same(_) => Ok(input),
             Plan::Embedding => {
                 let table = self.embedding()?.weight().array();
-                QEmbedding::qparams(table.view())
+                QEmbedding::qparams_as(table.view(), self.symmetry())
                     .map_err(|error| error.in_tensor(&format!("{}.weight", self.name)))
             }
             Plan::Float(_)
@@ -278,9 +278,14 @@ impl Stage {
             {
                 Ok(NO_CODES)
             }
-            _ => choose_qparams(self.range()?, CodeRange::INT8)
+            _ => pair_for(self.range()?, self.symmetry(), CodeRange::INT8)
                 .map_err(|error| error.in_tensor(&self.name)),
         }
+    }
+
+    /// How its output is written as codes.
+    pub(crate) fn symmetry(&self) -> Symmetry {
+        self.observer.symmetry()
     }
 
     /// What the layer it becomes must be given.

@@ -248,7 +248,7 @@ fn way(leaves: Vec<Leaf>, options: &PrepareOptions, ledger: &mut Ledger) -> Resu
         let mut layers = vec![layer];
         layers.extend(joined.into_iter().map(|(_, layer)| layer));
         let weights = precision.scheme(options.weights).unwrap_or(options.weights);
-        let observer = SketchObserver::new(options.calibration)?;
+        let observer = SketchObserver::with_symmetry(options.calibration, options.activations)?;
         let stage = Stage::new(name, layers, plan, weights, observer).with_branches(branches);
         if let (Some(rule), true) = (stage.left_in_float(), options.require_full_coverage) {
             return Err(Error::LeftInFloat {

@@ -287,6 +287,36 @@ fn a_tensor_that_is_missing_or_of_another_type_is_named() {
     );
 }
 
+/// A few bytes of a file once asked for 2 · 131,079 · 131,079 codes of an image of 8 by 8.
+#[test]
+fn a_padding_that_nobody_trained_is_refused_when_it_would_cost_memory() {
+    for kind in ["conv2d", "float"] {
+        let (read, _) = load_changed(true, |contents| {
+            let layers = contents.layers["layers"].as_array_mut().expect("a list");
+            let layer = layers.iter_mut().map(|layer| &mut layer[1]);
+            let mut options = layer
+                .filter(|layer| layer["kind"] == kind)
+                .map(|layer| match kind {
+                    "conv2d" => &mut layer["options"],
+                    _ => &mut layer["layer"],
+                });
+            let options = options.find(|options| options.get("padding").is_some());
+            options.expect("a convolution")["padding"] = json!([65_535, 65_535]);
+        });
+        let read = read.expect("it may fit some input");
+        let x = Tensor::zeros(&[1, 2, 8, 8]);
+        for refused in [read.forward(&x), read.forward_definition(&x)] {
+            let error = refused.expect_err("16 GiB for each channel");
+            let expected = if kind == "conv2d" { "0" } else { "kept" };
+            assert!(
+                matches!(&error, Error::Layer { name, error }
+                    if name == expected && matches!(**error, Error::TooLarge { .. })),
+                "{error}"
+            );
+        }
+    }
+}
+
 /// What version 2 can say is said the same way in version 3.
 #[test]
 fn a_file_of_version_two_is_still_read() {

@@ -10,12 +10,12 @@ use super::weights::{Input, Weights};
 use crate::convert::calibrate;
 use crate::error::Result;
 use crate::framework::Tensor;
+use crate::parameters::pair_for;
 use crate::prepare::Prepared;
-use crate::qparams::choose_qparams;
 use crate::qtensor::QTensor;
 use crate::repair::layer::Statistics;
 use crate::repair::{RoundingOptions, equalize};
-use crate::scheme::{CodeRange, Granularity, QParams, Scheme, ValueRange};
+use crate::scheme::{CodeRange, Granularity, QParams, Scheme, Symmetry, ValueRange};
 
 /// What may be done about an error, the cheapest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -340,7 +340,13 @@ fn remedied_range(
             range.max = range.max.max(x);
         }
     }
-    choose_qparams(range, CodeRange::INT8).map(Some)
+    // A zero point of 0 is that of symmetric activations. By chance it is also that of a range whose ends are about alike, for which
+    // either way gives nearly the same.
+    let symmetry = match output {
+        Some(QParams { zero_point: 0, .. }) => Symmetry::Symmetric,
+        _ => Symmetry::Asymmetric,
+    };
+    pair_for(range, symmetry, CodeRange::INT8).map(Some)
 }
 
 /// The weights as the remedy would write them, if it is one for weights.

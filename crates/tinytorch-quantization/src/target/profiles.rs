@@ -22,8 +22,7 @@ const fn rule(limit: Limit, severity: Severity, why: &'static str, repair: &'sta
 }
 
 const STATIC: &str = "give the layer Precision::STATIC and calibrate it, or leave it in f32";
-const SCALE_ANEW: &str = "choose max(|min|, |max|) / 127 with zero point 0 from Prepared::calibration_report, and let the \
-     target write the codes: those of this model do not carry over";
+const SYMMETRIC: &str = "PrepareOptions { activations: Symmetry::Symmetric, .. }";
 
 /// ONNX Runtime on x86.
 pub const ONNX_RUNTIME_X86: Profile = Profile {
@@ -71,7 +70,7 @@ pub const TENSORRT: Profile = Profile {
             SymmetricActivations,
             Refused,
             "a zero point other than 0 is refused: `Non-zero zero point is not supported`",
-            SCALE_ANEW,
+            SYMMETRIC,
         ),
         rule(
             StaticWeightBits(&[8]),
@@ -227,7 +226,7 @@ pub const JETSON_DLA: Profile = Profile {
             SymmetricActivations,
             Refused,
             "codes are symmetric unless the asymmetric mode of the DLA is asked for",
-            SCALE_ANEW,
+            SYMMETRIC,
         ),
         rule(
             StaticWeightBits(&[8]),

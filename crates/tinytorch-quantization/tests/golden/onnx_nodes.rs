@@ -5,8 +5,9 @@ use ndarray::ArrayD;
 use serde_json::Value;
 use tinytorch_core::Conv2dOptions;
 use tinytorch_quantization::{
-    CodeRange, Dialect, Half, Parameters, QParams, QTensor, ValueRange, conv_integer,
-    dequantize_linear, mat_mul_integer, q_linear_conv, q_linear_mat_mul, quantize_linear,
+    Blocks, CodeRange, Dialect, Half, Parameters, QParams, QTensor, ValueRange, conv_integer,
+    dequantize_linear, dequantize_linear_blocked, mat_mul_integer, q_linear_conv, q_linear_mat_mul,
+    quantize_linear, quantize_linear_blocked,
 };
 
 use crate::reader::{Case, Golden};
@@ -17,12 +18,6 @@ const NO_SUCH_TYPE: [(&str, &str); 3] = [
     ("float4", "4-bit floating point: no such type"),
     ("float64", "64-bit floating point: no tensor holds it"),
 ];
-
-/// Cases that are not exact for another reason, by name.
-const LISTED: [(&str, &str); 1] = [(
-    "test_dequantizelinear_blocked",
-    "blocks along an axis between others: groups lie along rows (N15)",
-)];
 
 /// One input or output: its type in ONNX, its shape, its bytes.
 struct Array {
@@ -122,18 +117,17 @@ fn reason(case: &Case<'_>) -> Option<&'static str> {
         let mut all = arrays.iter().flatten();
         all.any(|array| array.kind.starts_with(part))
     };
-    let by_name = LISTED.iter().find(|(name, _)| *name == case.name);
     let by_type = NO_SUCH_TYPE.iter().find(|(part, _)| has(part));
-    by_name.or(by_type).map(|(_, reason)| *reason)
+    by_type.map(|(_, reason)| *reason)
 }
 
-/// Which values share a scale: one for all, one for each index along `axis`, or blocks in a matrix.
-fn parameters(
+/// Which values share a scale: one for all, one for each index along an axis, blocks of a matrix, which are groups here; or blocks along any axis.
+fn sharing(
     case: &Case<'_>,
     shape: &[usize],
     scale: &Array,
     zeros: Option<&Array>,
-) -> Parameters {
+) -> (Option<Parameters>, Option<Blocks>) {
     let scales = scale.reals();
     let zeros = zeros.map_or_else(|| vec![0; scales.len()], Array::integers);
     let pair = |(&scale, &zero_point): (&f32, &i32)| QParams { scale, zero_point };
@@ -145,16 +139,23 @@ fn parameters(
     } else {
         axis
     } as usize;
-    match attribute("block_size") {
-        Some(size) if size > 0 => {
-            assert_eq!((shape.len(), axis), (2, 1), "{}", case.name);
-            Parameters::PerGroup {
-                size: size as usize,
+    match attribute("block_size").filter(|&size| size > 0) {
+        Some(size) => {
+            let size = size as usize;
+            let groups = Parameters::PerGroup {
+                size,
+                qparams: qparams.clone(),
+            };
+            let in_rows = (shape.len(), axis) == (2, 1);
+            let blocks = Blocks {
+                axis,
+                size,
                 qparams,
-            }
+            };
+            (in_rows.then_some(groups), Some(blocks))
         }
-        _ if qparams.len() == 1 => Parameters::PerTensor(qparams[0]),
-        _ => Parameters::PerChannel { axis, qparams },
+        None if qparams.len() == 1 => (Some(Parameters::PerTensor(qparams[0])), None),
+        None => (Some(Parameters::PerChannel { axis, qparams }), None),
     }
 }
 
@@ -163,21 +164,36 @@ fn quantize_linear_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
         panic!("{} has too few inputs", case.name)
     };
     let y = &output[0];
-    let parameters = parameters(case, &x.shape, scale, zeros.first());
-    let got = quantize_linear(&x.reals(), &x.shape, &parameters, y.codes());
-    assert_eq!(got, Ok(y.integers()), "{}", case.name);
+    let (parameters, blocks) = sharing(case, &x.shape, scale, zeros.first());
+    assert!(parameters.is_some() || blocks.is_some());
+    if let Some(parameters) = parameters {
+        let got = quantize_linear(&x.reals(), &x.shape, &parameters, y.codes());
+        assert_eq!(got, Ok(y.integers()), "{}", case.name);
+    }
+    if let Some(blocks) = blocks {
+        let got = quantize_linear_blocked(&x.reals(), &x.shape, &blocks, y.codes());
+        assert_eq!(got, Ok(y.integers()), "{}", case.name);
+    }
 }
 
 fn dequantize_linear_case(case: &Case<'_>, input: &[Array], output: &[Array]) {
     let [x, scale, zeros @ ..] = input else {
         panic!("{} has too few inputs", case.name)
     };
-    let parameters = parameters(case, &x.shape, scale, zeros.first());
-    let got = dequantize_linear(&x.integers(), &x.shape, &parameters, x.codes());
-    assert_eq!(got, Ok(output[0].reals()), "{}", case.name);
-    if !x.kind.ends_with("16") {
-        let stored = tensor(x, parameters).dequantize();
-        assert_eq!(stored.into_iter().collect::<Vec<f32>>(), output[0].reals());
+    let (parameters, blocks) = sharing(case, &x.shape, scale, zeros.first());
+    assert!(parameters.is_some() || blocks.is_some());
+    let expected = output[0].reals();
+    if let Some(blocks) = blocks {
+        let got = dequantize_linear_blocked(&x.integers(), &x.shape, &blocks, x.codes());
+        assert_eq!(got.as_ref(), Ok(&expected), "{}", case.name);
+    }
+    if let Some(parameters) = parameters {
+        let got = dequantize_linear(&x.integers(), &x.shape, &parameters, x.codes());
+        assert_eq!(got.as_ref(), Ok(&expected), "{}", case.name);
+        if !x.kind.ends_with("16") {
+            let stored = tensor(x, parameters).dequantize();
+            assert_eq!(stored.into_iter().collect::<Vec<f32>>(), expected);
+        }
     }
 }
 
@@ -347,5 +363,5 @@ fn every_node_test_is_exact_or_listed_with_its_reason() {
     });
     // A case that changes sides changes this file, or this number.
     assert_eq!(listed, include_str!("onnx_nodes_not_exact.txt"));
-    assert_eq!(exact, 81);
+    assert_eq!(exact, 82);
 }

@@ -171,8 +171,13 @@ fn options(model: &Sequential, rng: &mut Rng) -> PrepareOptions {
         let one = rng.random_range(0..4) == 0;
         one.then(|| (name.clone(), precision(rng)))
     });
+    let overrides = overrides.collect();
     PrepareOptions {
-        overrides: overrides.collect(),
+        overrides,
+        activations: match rng.random_range(0..4) {
+            0 => Symmetry::Symmetric,
+            _ => Symmetry::Asymmetric,
+        },
         precision: precision(rng),
         calibration: methods[rng.random_range(0..methods.len())],
         ..PrepareOptions::default()

@@ -6,7 +6,7 @@ use tinytorch_quantization::target::{
     Severity, TENSORRT, profile,
 };
 use tinytorch_quantization::{
-    Finding, Parameters, Precision, Profile, QLinear, QTensor, check_target,
+    Finding, Parameters, Precision, Profile, QLinear, QParams, QTensor, Symmetry, check_target,
 };
 
 use super::*;
@@ -62,6 +62,29 @@ fn a_zero_point_is_found_where_the_target_has_none() {
         )));
         assert!(text.ends_with(fc1.repair));
         assert_eq!(found(&of(Precision::WEIGHT_ONLY_INT8), profile, is), []);
+    }
+}
+
+/// There was no way to such a model: the advice was to choose scales anew by hand.
+#[test]
+fn a_model_of_symmetric_activations_is_taken_where_zero_points_are_refused() {
+    let rng = &mut Rng::seed_from_u64(5);
+    let network = Sequential::new()
+        .with_named("fc1", Linear::new(64, 32, rng))
+        .with_named("relu", Relu)
+        .with_named("fc2", Linear::new(32, 10, rng));
+    let options = PrepareOptions {
+        activations: Symmetry::Symmetric,
+        ..PrepareOptions::default()
+    };
+    let x = Tensor::randn(&[16, 64], rng);
+    let model = quantized(&network, &options, std::slice::from_ref(&x));
+    // The largest magnitude is the last code, on either side.
+    let largest = x.to_vec().into_iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    assert_eq!(model.input(), QParams::symmetric(largest / 127.0));
+    for profile in [&TENSORRT, &JETSON_DLA] {
+        let findings = check_target(&model, profile).expect("a model that was made");
+        assert!(!findings.iter().any(Finding::is_refused), "{findings:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use tinytorch_core::optim::{Adam, AdamConfig, Optimizer};
 use tinytorch_core::{Pool2dOptions, Tensor, no_grad};
 use tinytorch_quantization::{
     BatchNormTraining, CodeRange, Granularity, Precision, PrepareOptions, QatModel, QatOptions,
-    Scheme, Steps, prepare_qat,
+    Scheme, Steps, Symmetry, prepare_qat,
 };
 
 type Rng = ChaCha8Rng;
@@ -171,6 +171,10 @@ fn random_options(rng: &mut Rng) -> QatOptions {
             Steps::Observed => BatchNormTraining::Folded,
         },
         prepare: PrepareOptions {
+            activations: match rng.random_range(0..3) {
+                0 => Symmetry::Symmetric,
+                _ => Symmetry::Asymmetric,
+            },
             weights: Scheme {
                 codes,
                 granularity,

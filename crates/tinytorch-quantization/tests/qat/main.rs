@@ -167,7 +167,11 @@ fn a_model_trained_with_two_bit_weights_learns_and_converts() {
     };
     let qat = prepare_qat(&model, &options.clone().into()).expect("known layers");
     let untrained = qat.convert().expect_err("no range is known yet");
-    assert_eq!(untrained.to_string(), "`input`: nothing was observed");
+    let message = untrained.to_string();
+    assert!(
+        message.starts_with("`input`: nothing was observed"),
+        "{message}"
+    );
     let mut trainer = Trainer::new(&qat, adam(&qat), CrossEntropy).progress(Progress::Silent);
     trainer.fit(&data, None, 6).expect("it trains");
     qat.freeze(true);
