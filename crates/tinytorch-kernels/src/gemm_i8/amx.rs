@@ -110,7 +110,7 @@ impl GemmI8 for Amx {
         if rows < FEW_ROWS {
             self.vectors.multiply_adds(rows)
         } else {
-            1000
+            1200
         }
     }
 

@@ -308,7 +308,7 @@ impl PackedWeights {
             self.kernel.run(task);
         } else {
             let time = self.time(task.rows());
-            let tasks = divide(task, self.kernel.tile(), threads);
+            let tasks = divide(task, self.kernel.tile(), threads, pieces(time, threads));
             team::for_each_of(time, tasks, threads, |task| self.kernel.run(task));
         }
     }
@@ -337,14 +337,34 @@ fn rows_worth_dividing(tile_rows: usize) -> usize {
     (4 * tile_rows).min(64)
 }
 
-/// Divides a task into at most `parts` of about the same size, by rows if there are enough of them (each part then reads
-/// its own activations), by columns otherwise (each part then reads its own weights), at whole tiles.
+/// Into how many pieces each thread's part of a product of so much time is divided: a thread that comes late, or whose core is taken
+/// away, then leaves to the others what it has not begun.
+fn pieces(time: Duration, threads: usize) -> usize {
+    /// Less would spend too much on codes that several pieces make for themselves.
+    const PIECE: Duration = Duration::from_micros(20);
+    const MOST: u128 = 4;
+    let of_each = time.as_nanos() / (PIECE.as_nanos() * threads as u128);
+    of_each.clamp(1, MOST) as usize
+}
+
+/// Divides a task among `threads` into about `pieces` each, by rows if there are enough of them (each piece then reads
+/// its own activations), by columns otherwise (each piece then reads its own weights), at whole tiles.
 fn divide<'a>(
     task: Task<'a>,
     [tile_rows, tile_columns]: [usize; 2],
-    parts: usize,
+    threads: usize,
+    pieces: usize,
 ) -> Vec<Task<'a>> {
-    let by_rows = task.rows() >= parts * rows_worth_dividing(tile_rows);
+    let by_rows = task.rows() >= threads * rows_worth_dividing(tile_rows);
+    // Two low tiles, or a high one, share what they read of the weights. One row is a matter of reading them, in long streams.
+    let parts = if by_rows {
+        let least = tile_rows.max(rows_worth_dividing(tile_rows) / 2);
+        (threads * pieces).min((task.rows() / least).max(threads))
+    } else if task.rows() == 1 {
+        threads
+    } else {
+        threads * pieces
+    };
     let (len, tile) = if by_rows {
         (task.rows(), tile_rows)
     } else {
