@@ -308,7 +308,7 @@ impl PackedWeights {
             self.kernel.run(task);
         } else {
             let time = self.time(task.rows());
-            let tasks = divide(task, self.kernel.tile(), threads, pieces(time, threads));
+            let tasks = divide(task, self.kernel.tile(), threads, time);
             team::for_each_of(time, tasks, threads, |task| self.kernel.run(task));
         }
     }
@@ -347,15 +347,27 @@ fn pieces(time: Duration, threads: usize) -> usize {
     of_each.clamp(1, MOST) as usize
 }
 
-/// Divides a task among `threads` into about `pieces` each, by rows if there are enough of them (each piece then reads
-/// its own activations), by columns otherwise (each piece then reads its own weights), at whole tiles.
+/// Whether reading these weights from beyond the second cache counts, where each of the threads reads them all in so much time.
+fn reading_counts(weights: usize, time: Duration, threads: usize) -> bool {
+    const SECOND_CACHE: usize = 1024 * 1024;
+    /// What one thread reads from the third cache in a nanosecond, about.
+    const BYTES: usize = 20;
+    let reading = (weights / BYTES) as u128;
+    weights > SECOND_CACHE && reading * 4 * threads as u128 > time.as_nanos()
+}
+
+/// Divides a task of so much time among `threads`, into some pieces each: by rows if there are enough of them (each piece then reads
+/// its own activations), by columns otherwise, or where the weights are the most to read (each piece then reads its own weights),
+/// at whole tiles.
 fn divide<'a>(
     task: Task<'a>,
     [tile_rows, tile_columns]: [usize; 2],
     threads: usize,
-    pieces: usize,
+    time: Duration,
 ) -> Vec<Task<'a>> {
-    let by_rows = task.rows() >= threads * rows_worth_dividing(tile_rows);
+    let pieces = pieces(time, threads);
+    let by_rows = task.rows() >= threads * rows_worth_dividing(tile_rows)
+        && !reading_counts(task.columns() * task.k, time, threads);
     // Two low tiles, or a high one, share what they read of the weights. One row is a matter of reading them, in long streams.
     let parts = if by_rows {
         let least = tile_rows.max(rows_worth_dividing(tile_rows) / 2);
