@@ -41,6 +41,7 @@ fn finish(bias: &[f32]) -> Finish<'_> {
         bias,
         relu: true,
         accumulate: Accumulate::Overwrite,
+        ..Finish::NOTHING
     }
 }
 

@@ -89,7 +89,8 @@ impl PackedConv2dF32 {
         }
     }
 
-    /// Convolves images, with what `finish` says; its bias is `[out channels]` or empty.
+    /// Convolves images, with what `finish` says; its bias is `[out channels]` or empty, and what normalizes
+    /// `[out channels]`.
     ///
     /// | argument | shape                                          |
     /// |----------|------------------------------------------------|
@@ -137,6 +138,9 @@ impl PackedConv2dF32 {
             finish.bias.is_empty() || finish.bias.len() == out_channels,
             "bias must be [{out_channels}] or empty"
         );
+        if let Some(normalize) = finish.normalize {
+            normalize.check(out_channels);
+        }
         if out.is_empty() {
             return;
         }
@@ -155,6 +159,7 @@ impl PackedConv2dF32 {
                         let channels = group * outputs..(group + 1) * outputs;
                         let finish = Finish {
                             bias: finish.bias.get(channels.clone()).unwrap_or_default(),
+                            normalize: finish.normalize.map(|all| all.columns(channels.clone())),
                             ..finish
                         };
                         let windows = geometry.windows(&padded[group * inputs..]);

@@ -31,7 +31,7 @@ pub use elementwise::{
 pub use gemm_bf16::{
     Bf16Elements, MatrixBf16, PackedBf16, bf16_is_fast, bf16_kernel_name, gemm_bf16,
 };
-pub use gemm_f32::packed::{Finish, PackedF32};
+pub use gemm_f32::packed::{Finish, Normalize, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};
 pub use gemm_f32_i8::PackedInt8;
 pub use gemm_i4::PackedInt4;

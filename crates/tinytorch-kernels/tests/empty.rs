@@ -84,6 +84,7 @@ fn real_products_of_nothing_are_their_bias() {
                 bias: &bias,
                 relu: false,
                 accumulate: Accumulate::Overwrite,
+                ..Finish::NOTHING
             };
             PackedF32::new(k, n, right).product(m, left, finish, out, threads);
             assert_eq!(c, vec![0.25; m * n], "PackedF32 of [{m}, {n}, {k}]");

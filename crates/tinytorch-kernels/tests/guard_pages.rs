@@ -290,6 +290,7 @@ fn real_products_with_packed_weights_stay_inside_their_slices() {
                     bias: bias.slice(),
                     relu: true,
                     accumulate,
+                    ..Finish::NOTHING
                 };
                 let a = MatrixRef::row_major(a.slice(), k);
                 let out = MatrixMut::row_major(c.slice_mut(), n);
@@ -328,6 +329,7 @@ fn real_convolutions_stay_inside_their_slices() {
                 bias: bias.slice(),
                 relu: true,
                 accumulate: Accumulate::Overwrite,
+                ..Finish::NOTHING
             };
             let pixels = 2 * output[0] * output[1];
             let mut out = Guarded::new(&vec![0.0; pixels * shape.out_channels], side);

@@ -207,8 +207,8 @@ impl Conv2d {
 
     /// The weight, packed. The shape is this layer's own.
     pub(super) fn packed(&self, shape: Conv2dShape) -> Arc<PackedConv2dF32> {
-        let pack = |weight: &[f32]| PackedConv2dF32::new(shape, weight);
-        self.packed.get(&self.weight, pack)
+        let pack = |[weight]: [&[f32]; 1]| PackedConv2dF32::new(shape, weight);
+        self.packed.get([&self.weight], pack)
     }
 }
 

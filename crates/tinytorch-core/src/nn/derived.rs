@@ -1,4 +1,4 @@
-//! What a layer computes from its weight once, for all calls until the weight changes.
+//! What a layer computes from its tensors once, for all calls until one of them changes.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,34 +6,36 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::ops::{slice, standard};
 use crate::tensor::Tensor;
 
-/// A value that was computed from a tensor, and from which version of it.
-pub(super) struct Derived<T> {
-    last: RwLock<Option<(u64, Arc<T>)>>,
+/// A value that was computed from some tensors, and from which version of each.
+pub(super) struct Derived<T, const N: usize = 1> {
+    last: RwLock<Option<([u64; N], Arc<T>)>>,
 }
 
-impl<T> Derived<T> {
-    /// What `make` gives for the tensor's present values, in row-major order. It is called again only after a change.
+impl<T, const N: usize> Derived<T, N> {
+    /// What `make` gives for the tensors' present values, in row-major order. It is called again only after a change.
     ///
-    /// Always to be called with the same tensor, and with a `make` that depends on nothing else.
-    pub fn get(&self, tensor: &Tensor, make: impl FnOnce(&[f32]) -> T) -> Arc<T> {
+    /// Always to be called with the same tensors, and with a `make` that depends on nothing else.
+    pub fn get(&self, tensors: [&Tensor; N], make: impl FnOnce([&[f32]; N]) -> T) -> Arc<T> {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
         // A change raises the version before it touches a value: an equal one was not yet changed.
-        if let Some((version, value)) = &*last
-            && *version == tensor.version()
+        if let Some((versions, value)) = &*last
+            && *versions == tensors.map(Tensor::version)
         {
             return value.clone();
         }
         drop(last);
         // Two threads may both get here and compute the same; neither waits for the other.
-        let (values, version) = tensor.snapshot();
-        let value = Arc::new(make(slice(&standard(&values))));
+        let snapshots = tensors.map(Tensor::snapshot);
+        let versions = snapshots.each_ref().map(|(_, version)| *version);
+        let values = snapshots.map(|(values, _)| standard(&values));
+        let value = Arc::new(make(values.each_ref().map(slice)));
         let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((version, value.clone()));
+        *last = Some((versions, value.clone()));
         value
     }
 }
 
-impl<T> Default for Derived<T> {
+impl<T, const N: usize> Default for Derived<T, N> {
     fn default() -> Self {
         Self {
             last: RwLock::new(None),
@@ -41,12 +43,12 @@ impl<T> Default for Derived<T> {
     }
 }
 
-impl<T> fmt::Debug for Derived<T> {
+impl<T, const N: usize> fmt::Debug for Derived<T, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
-        let version = last.as_ref().map(|(version, _)| version);
+        let versions = last.as_ref().map(|(versions, _)| versions);
         f.debug_struct("Derived")
-            .field("of_version", &version)
+            .field("of_versions", &versions)
             .finish_non_exhaustive()
     }
 }
@@ -61,7 +63,7 @@ mod tests {
         let derived = Derived::default();
         let mut calls = 0;
         let mut sum = |tensor: &Tensor| {
-            *derived.get(tensor, |values| {
+            *derived.get([tensor], |[values]| {
                 calls += 1;
                 values.iter().sum::<f32>()
             })
@@ -76,10 +78,23 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_any_of_some_tensors_is_seen() {
+        let tensors = [1.0, 2.0].map(|value| Tensor::full(&[1], value));
+        let derived = Derived::default();
+        let both = |[a, b]: [&[f32]; 2]| [a[0], b[0]];
+        let now = || *derived.get(tensors.each_ref(), both);
+        assert_eq!(now(), [1.0, 2.0]);
+        tensors[1].update(|mut values| values += 1.0);
+        assert_eq!(now(), [1.0, 3.0]);
+        tensors[0].update(|mut values| values += 3.0);
+        assert_eq!(now(), [4.0, 3.0]);
+    }
+
+    #[test]
     fn threads_never_see_the_values_before_a_change_that_they_know_of() {
         let tensor = Tensor::zeros(&[1000]);
         let derived = Derived::default();
-        let sum = |tensor: &Tensor| *derived.get(tensor, |values| values.iter().sum::<f32>());
+        let sum = |tensor: &Tensor| *derived.get([tensor], |[values]| values.iter().sum::<f32>());
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {

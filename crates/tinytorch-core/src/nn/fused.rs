@@ -32,6 +32,7 @@ impl Dense {
             bias: self.bias.as_ref().map_or(&[], |bias| slice(bias)),
             relu: self.relu,
             accumulate: Accumulate::Overwrite,
+            ..Finish::NOTHING
         };
         let x = MatrixRef::row_major(x, self.packed.k());
         let out = MatrixMut::row_major(out, self.packed.n());
@@ -152,7 +153,7 @@ pub(super) fn rows(steps: &[Dense], x: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{AvgPool2d, Conv2dConfig, Flatten, MaxPool2d, Sequential, Tanh};
+    use crate::nn::{AvgPool2d, BatchNorm2d, Conv2dConfig, Flatten, MaxPool2d, Sequential, Tanh};
     use crate::ops::pool::Pool2dOptions;
     use crate::tape::no_grad;
     use rand::SeedableRng;
@@ -239,6 +240,91 @@ mod tests {
             .with(AvgPool2d::new(2))
             .with(Flatten)
             .with(Linear::new(8, 4, rng))
+    }
+
+    /// Batch norms behind a convolution with and without a bias, behind a depthwise one, behind a ReLU and behind a pooling.
+    fn normalized(rng: &mut ChaCha8Rng) -> Sequential {
+        let norm = |rng: &mut ChaCha8Rng| {
+            let norm = BatchNorm2d::new(20);
+            for tensor in [norm.weight(), norm.bias(), norm.running_mean()] {
+                let values = Tensor::randn(&[20], rng);
+                tensor.assign(&values).expect("the same shape");
+            }
+            let variance = Tensor::randn(&[20], rng).to_vec();
+            let mut variance = variance.into_iter().map(|x| x * x + 0.1);
+            norm.running_var().update(|values| {
+                values
+                    .into_iter()
+                    .zip(&mut variance)
+                    .for_each(|(v, x)| *v = x)
+            });
+            norm
+        };
+        Sequential::new()
+            .with(conv([3, 20], 3, |config| config.padding(1), rng))
+            .with(norm(rng))
+            .with(Relu)
+            .with(MaxPool2d::new(2))
+            .with(norm(rng))
+            .with(conv([20, 20], 3, |config| config.groups(20), rng))
+            .with(norm(rng))
+            .with(norm(rng))
+            .with(Relu)
+            .with(norm(rng))
+            .with(conv([20, 20], 1, |config| config.bias(false), rng))
+            .with(norm(rng))
+            .with(Flatten)
+            .with(Linear::new(20 * 4 * 3, 4, rng))
+    }
+
+    #[test]
+    fn batch_norms_run_with_their_convolutions_and_give_the_bits_of_each_by_itself() -> Result<()> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(6);
+        let model = normalized(rng);
+        let apart = |x: &Tensor| no_grad(|| one_by_one(&model, x));
+        let x = Tensor::randn(&[5, 3, 13, 11], rng);
+        model.set_training(false);
+        let layers: Vec<_> = model.shared().iter().map(|(_, layer)| &**layer).collect();
+        // All up to the linear layer: each was a pass of its own over all images.
+        let chain = Chain::new(&layers, x.shape()).expect("it begins with a convolution");
+        assert_eq!(chain.taken, layers.len() - 1);
+        let mut before = bits(&no_grad(|| model.forward(&x))?);
+        assert_eq!(before, bits(&apart(&x)?));
+        // What is kept follows every change, those that training makes included.
+        for (name, tensor) in model
+            .named_parameters()
+            .into_iter()
+            .chain(model.named_buffers())
+        {
+            tensor.update(|mut values| values += 0.25);
+            let now = bits(&no_grad(|| model.forward(&x))?);
+            assert_ne!(now, before, "{name}");
+            assert_eq!(now, bits(&apart(&x)?), "{name}");
+            before = now;
+        }
+        model.set_training(true);
+        let trained = bits(&no_grad(|| model.forward(&x))?);
+        assert_ne!(trained, before, "the batch's own moments");
+        model.set_training(false);
+        let now = bits(&no_grad(|| model.forward(&x))?);
+        assert_ne!(now, before, "running moments have moved");
+        assert_eq!(now, bits(&apart(&x)?));
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_norm_for_other_channels_is_refused_as_by_itself() {
+        let rng = &mut ChaCha8Rng::seed_from_u64(7);
+        let model = Sequential::new()
+            .with(conv([1, 2], 3, |config| config, rng))
+            .with(BatchNorm2d::new(3));
+        model.set_training(false);
+        let error =
+            no_grad(|| model.forward(&Tensor::zeros(&[1, 1, 6, 6]))).expect_err("2 is not 3");
+        assert_eq!(
+            error.to_string(),
+            "shape mismatch in batch_norm2d: [1, 2, 4, 4] and [3]"
+        );
     }
 
     /// The padded copy of this image once asked for 17 TB.

@@ -114,7 +114,7 @@ impl Linear {
     /// What this layer computes without a tape.
     pub(super) fn dense(&self) -> Dense {
         let (outputs, inputs) = (self.out_features(), self.in_features());
-        let packed = self.packed.get(&self.weight, |weight| {
+        let packed = self.packed.get([&self.weight], |[weight]| {
             let columns = MatrixRef::row_major(weight, inputs).transposed();
             PackedF32::new(inputs, outputs, columns)
         });

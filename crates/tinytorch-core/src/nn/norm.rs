@@ -1,11 +1,15 @@
 //! Batch normalization as a layer.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tinytorch_kernels::Normalize;
+
 use super::Layer;
+use super::derived::Derived;
 use crate::error::{Error, Result};
-use crate::ops::norm::{Moments, batch_norm, moments};
+use crate::ops::norm::{Moments, batch_norm, inverse_deviations, moments};
 use crate::tensor::Tensor;
 
 /// Normalizes each channel of `[batch, channels, height, width]`.
@@ -13,6 +17,9 @@ use crate::tensor::Tensor;
 /// In training with the moments of the batch, which it also averages into its running moments; in evaluation with the running
 /// moments. As in PyTorch, the batch is normalized with the variance divided by `n`, and the running variance collects the
 /// variance divided by `n − 1`.
+///
+/// Behind a convolution in a [`Sequential`](super::Sequential), in evaluation and under [`no_grad`](crate::no_grad), it is applied where
+/// the sums of the convolution end: the same bits, without a pass over the images.
 #[derive(Debug)]
 pub struct BatchNorm2d {
     weight: Tensor,
@@ -22,6 +29,32 @@ pub struct BatchNorm2d {
     eps: f32,
     momentum: f32,
     training: AtomicBool,
+    fixed: Derived<Fixed, 4>,
+}
+
+/// What the layer does in evaluation: `(x − mean) · scale + shift`.
+pub(super) struct Fixed {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Fixed {
+    pub fn as_finish(&self) -> Normalize<'_> {
+        Normalize {
+            mean: &self.mean,
+            scale: &self.scale,
+            shift: &self.shift,
+        }
+    }
+
+    /// One pixel, all channels of it.
+    pub fn apply(&self, input: &[f32], output: &mut [f32]) {
+        let moved = input.iter().zip(&self.mean).map(|(x, mean)| x - mean);
+        let scaled = moved.zip(&self.scale).map(|(x, scale)| x * scale);
+        let shifted = scaled.zip(&self.shift).map(|(x, shift)| x + shift);
+        output.iter_mut().zip(shifted).for_each(|(y, x)| *y = x);
+    }
 }
 
 impl BatchNorm2d {
@@ -41,6 +74,7 @@ impl BatchNorm2d {
             eps,
             momentum,
             training: AtomicBool::new(true),
+            fixed: Derived::default(),
         }
     }
 
@@ -72,6 +106,28 @@ impl BatchNorm2d {
     /// The share of a new batch in the running moments.
     pub fn momentum(&self) -> f32 {
         self.momentum
+    }
+
+    /// What it does with images of so many channels; `None` in training, and if it is for others.
+    pub(super) fn fixed(&self, channels: usize) -> Option<Arc<Fixed>> {
+        if self.training.load(Ordering::Relaxed) || self.weight.shape() != [channels] {
+            return None;
+        }
+        let tensors = [
+            &self.running_mean,
+            &self.running_var,
+            &self.weight,
+            &self.bias,
+        ];
+        Some(self.fixed.get(tensors, |[mean, variance, weight, bias]| {
+            let inverse = inverse_deviations(variance, self.eps);
+            let scale = inverse.iter().zip(weight).map(|(inverse, w)| inverse * w);
+            Fixed {
+                mean: mean.to_vec(),
+                scale: scale.collect(),
+                shift: bias.to_vec(),
+            }
+        }))
     }
 
     fn update_running(&self, batch: &Moments, count: usize) {

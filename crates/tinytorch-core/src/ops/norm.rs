@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::broadcast::sum;
 use crate::ops::conv::sum_per_channel;
 use crate::ops::{array_of, slice, standard, standard_owned};
+use crate::recycle;
 use crate::tensor::{Tensor, Values};
 
 /// Mean and variance of every channel.
@@ -58,6 +59,12 @@ pub(crate) fn moments(x: &Tensor) -> Result<Moments> {
     Ok(Moments { mean, variance })
 }
 
+/// By what each channel's distance from its mean is multiplied, before the weight.
+pub(crate) fn inverse_deviations(variance: &[f32], eps: f32) -> Vec<f32> {
+    let inverse = |variance: &f32| 1.0 / (variance + eps).sqrt();
+    variance.iter().map(inverse).collect()
+}
+
 /// Normalizes with the given moments. With `own` they are those of `x` itself, and the gradient flows through
 /// them as well; otherwise they are constants.
 pub(crate) fn batch_norm(
@@ -82,12 +89,8 @@ pub(crate) fn batch_norm(
     }
     let (values, weights) = (standard(&x.array()), standard(&weight.array()));
     let biases = standard(&bias.array());
-    let inverse: Vec<f32> = moments
-        .variance
-        .iter()
-        .map(|variance| 1.0 / (variance + eps).sqrt())
-        .collect();
-    let mut output = Vec::with_capacity(values.len());
+    let inverse = inverse_deviations(&moments.variance, eps);
+    let mut output = recycle::with_capacity(values.len());
     for (i, plane) in slice(&values).chunks_exact(plane.max(1)).enumerate() {
         let c = i % channels;
         let (scale, mean) = (inverse[c] * slice(&weights)[c], moments.mean[c]);

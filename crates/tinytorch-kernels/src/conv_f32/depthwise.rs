@@ -135,6 +135,7 @@ fn some_pixels<const N: usize>(vectors: Vectors, task: &mut Task<'_>, pixel: usi
             bias,
             relu,
             accumulate,
+            normalize,
         } = task.finish;
         let mut biases = Line::ZERO;
         if !bias.is_empty() {
@@ -150,6 +151,11 @@ fn some_pixels<const N: usize>(vectors: Vectors, task: &mut Task<'_>, pixel: usi
                     .iter_mut()
                     .zip(&*out)
                     .for_each(|(sum, &before)| *sum += before);
+            }
+            if let Some(normalize) = normalize {
+                let columns = normalize.columns(channel..channel + width);
+                let sums = sums.0.iter_mut().take(width).enumerate();
+                sums.for_each(|(column, sum)| *sum = columns.apply(*sum, column));
             }
             if relu {
                 // NaN stays.

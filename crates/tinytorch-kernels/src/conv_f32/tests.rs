@@ -73,6 +73,7 @@ fn assert_agreement(shape: Conv2dShape, images: Images, random: &mut Random) {
             bias,
             relu,
             accumulate,
+            ..Finish::NOTHING
         };
         let mut out = before.clone();
         packed.run(images, &input, finish, &mut out, Threads::Auto);
@@ -86,6 +87,57 @@ fn assert_agreement(shape: Conv2dShape, images: Images, random: &mut Random) {
                 "{shape:?} {images:?} at {i}: expected {expected}, got {got}"
             );
         }
+    }
+}
+
+#[test]
+fn normalizing_where_sums_end_gives_the_bits_of_a_pass_of_its_own() {
+    let random = &mut Random::new(37);
+    let images = Images {
+        batch: 2,
+        height: 5,
+        width: 6,
+    };
+    // Plain, in groups, depthwise with a whole line of channels and with a broken one.
+    for (channels, outputs, groups) in [(3, 35, 1), (4, 6, 2), (16, 16, 16), (21, 21, 21)] {
+        let shape = Conv2dShape {
+            in_channels: channels,
+            out_channels: outputs,
+            kernel: [3, 3],
+            stride: [1, 1],
+            padding: [1, 1],
+            groups,
+        };
+        let weights = values(random, outputs * shape.taps());
+        let packed = PackedConv2dF32::new(shape, &weights);
+        let input = values(random, 2 * 5 * 6 * channels);
+        let [bias, mean, scale, shift] = std::array::from_fn(|_| values(random, outputs));
+        let run = |finish: Finish<'_>| {
+            let mut out = vec![7.0; 2 * 5 * 6 * outputs];
+            packed.run(images, &input, finish, &mut out, Threads::Auto);
+            out
+        };
+        let plain = Finish {
+            bias: &bias,
+            ..Finish::NOTHING
+        };
+        let expected = run(plain).into_iter().enumerate().map(|(i, x)| {
+            let j = i % outputs;
+            let x = (x - mean[j]) * scale[j] + shift[j];
+            (if x < 0.0 { 0.0 } else { x }).to_bits()
+        });
+        let normalize = Normalize {
+            mean: &mean,
+            scale: &scale,
+            shift: &shift,
+        };
+        let got = run(Finish {
+            normalize: Some(normalize),
+            relu: true,
+            ..plain
+        });
+        let got: Vec<u32> = got.into_iter().map(f32::to_bits).collect();
+        assert_eq!(got, expected.collect::<Vec<_>>(), "{shape:?}");
     }
 }
 

@@ -14,6 +14,7 @@
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::lines::Line;
@@ -53,8 +54,48 @@ pub struct Finish<'a> {
     pub bias: &'a [f32],
     /// Whether negative results become `0.0`; NaN stays.
     pub relu: bool,
-    /// Whether the result is added to what the output holds, before ReLU.
+    /// Whether the result is added to what the output holds, before what follows.
     pub accumulate: Accumulate,
+    /// Applied to every row before ReLU.
+    pub normalize: Option<Normalize<'a>>,
+}
+
+/// `(x − mean) · scale + shift`, for each column its own: a batch norm whose moments do not change. Each of the three operations
+/// is rounded, so the bits are those of a pass of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Normalize<'a> {
+    /// `[n]`.
+    pub mean: &'a [f32],
+    /// `[n]`.
+    pub scale: &'a [f32],
+    /// `[n]`.
+    pub shift: &'a [f32],
+}
+
+impl Normalize<'_> {
+    /// Of the columns `range`.
+    pub(crate) fn columns(&self, range: Range<usize>) -> Self {
+        Self {
+            mean: &self.mean[range.clone()],
+            scale: &self.scale[range.clone()],
+            shift: &self.shift[range],
+        }
+    }
+
+    /// One number of column `column`.
+    #[inline(always)]
+    pub(crate) fn apply(&self, value: f32, column: usize) -> f32 {
+        (value - self.mean[column]) * self.scale[column] + self.shift[column]
+    }
+
+    /// # Panics
+    ///
+    /// If there are not `n` numbers of each kind.
+    #[track_caller]
+    pub(crate) fn check(&self, n: usize) {
+        let lengths = [self.mean, self.scale, self.shift].map(<[f32]>::len);
+        assert_eq!(lengths, [n; 3], "mean, scale and shift must be [{n}]");
+    }
 }
 
 impl Finish<'_> {
@@ -63,6 +104,7 @@ impl Finish<'_> {
         bias: &[],
         relu: false,
         accumulate: Accumulate::Overwrite,
+        normalize: None,
     };
 }
 
@@ -133,7 +175,7 @@ impl PackedF32 {
     /// # Panics
     ///
     /// If the rows of `a` are not contiguous, a slice is shorter than its dimensions and strides reach, the rows of
-    /// `out` overlap, or the bias is neither `[n]` nor empty.
+    /// `out` overlap, the bias is neither `[n]` nor empty, or what normalizes is not `[n]`.
     #[track_caller]
     pub fn product(
         &self,
@@ -153,6 +195,9 @@ impl PackedF32 {
             finish.bias.is_empty() || finish.bias.len() == n,
             "bias must be [n] or empty"
         );
+        if let Some(normalize) = finish.normalize {
+            normalize.check(n);
+        }
         let rows = panels::Rows {
             data: a.data,
             stride: a.row_stride,
@@ -162,7 +207,7 @@ impl PackedF32 {
         self.run(rows, finish, block, threads);
     }
 
-    /// As [`PackedF32::product`], for any left side with as many rows as `out`; the caller has checked the bias.
+    /// As [`PackedF32::product`], for any left side with as many rows as `out`; the caller has checked the finish.
     pub(crate) fn run<'a, L: Left<'a>>(
         &'a self,
         left: L,

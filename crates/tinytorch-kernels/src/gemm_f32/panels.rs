@@ -7,6 +7,8 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 use super::lines::Line;
 use super::packed::Finish;
 use super::{Accumulate, MatrixRef};
@@ -92,7 +94,7 @@ pub(crate) struct Task<'a, L> {
     pub(super) first_row: usize,
     /// A multiple of a panel's width.
     pub(super) first_column: usize,
-    /// The bias is that of the rectangle's columns.
+    /// Bias and what normalizes are those of the rectangle's columns.
     pub(super) finish: Finish<'a>,
     pub(super) out: BlockMut<'a, f32>,
 }
@@ -116,22 +118,26 @@ impl<'a, L: Left<'a>> Task<'a, L> {
             .finish
             .bias
             .split_at(columns.min(self.finish.bias.len()));
+        let normalize = self.finish.normalize;
+        let of = |range: Range<usize>| normalize.map(|normalize| normalize.columns(range));
         (
             Self {
-                out: left,
                 finish: Finish {
                     bias: left_bias,
+                    normalize: of(0..columns),
                     ..self.finish
                 },
+                out: left,
                 ..self
             },
             Self {
-                out: right,
                 first_column: self.first_column + columns,
                 finish: Finish {
                     bias: right_bias,
+                    normalize: of(columns..columns + right.columns()),
                     ..self.finish
                 },
+                out: right,
                 ..self
             },
         )
@@ -209,17 +215,20 @@ fn baseline_tile<'a, L: Left<'a>, const ROWS: usize>(
         let out = &mut task.out.row(row + i)[column..column + width];
         for (j, (out, &sum)) in out.iter_mut().zip(&sums.0).enumerate() {
             let bias = finish.bias.get(column + j).copied().unwrap_or(0.0);
-            *out = finished(sum, bias, *out, finish);
+            *out = finished(sum, bias, *out, finish, column + j);
         }
     }
 }
 
-/// What becomes of one sum.
+/// What becomes of one sum of column `column`.
 #[inline(always)]
-fn finished(sum: f32, bias: f32, before: f32, finish: Finish<'_>) -> f32 {
+fn finished(sum: f32, bias: f32, before: f32, finish: Finish<'_>, column: usize) -> f32 {
     let mut value = sum + bias;
     if finish.accumulate == Accumulate::Add {
         value += before;
+    }
+    if let Some(normalize) = finish.normalize {
+        value = normalize.apply(value, column);
     }
     // NaN stays: it shows that training has diverged.
     if finish.relu && value < 0.0 {

@@ -1,4 +1,4 @@
-//! Convolutions, poolings and ReLUs that run as one: image by image, channels last in memory between them.
+//! Convolutions, batch norms, poolings and ReLUs that run as one: image by image, channels last in memory between them.
 //!
 //! One image passes through all layers before the next begins, so that what is between them stays in the cache.
 
@@ -12,7 +12,8 @@ use tinytorch_kernels::{
 };
 
 use super::{is_identity, room, with_buffers};
-use crate::nn::{Conv2d, Flatten, Layer, MaxPool2d, Relu};
+use crate::nn::norm::Fixed;
+use crate::nn::{BatchNorm2d, Conv2d, Flatten, Layer, MaxPool2d, Relu};
 use crate::ops::{array_of, slice, standard};
 use crate::recycle;
 use crate::tensor::{Tensor, Values};
@@ -39,9 +40,11 @@ enum Step {
     Conv {
         packed: Arc<PackedConv2dF32>,
         bias: Option<Values>,
+        normalize: Option<Arc<Fixed>>,
         relu: bool,
     },
     MaxPool(PoolWindow),
+    Normalize(Arc<Fixed>),
     Relu,
 }
 
@@ -75,6 +78,22 @@ impl Chain {
             convolution(layer, size)
         } else if let Some(layer) = layer.downcast_ref() {
             max_pooling(layer, size)
+        } else if let Some(layer) = layer.downcast_ref::<BatchNorm2d>() {
+            let Some(fixed) = layer.fixed(size[0]) else {
+                return false;
+            };
+            match self.steps.last_mut() {
+                Some((
+                    Step::Conv {
+                        normalize, relu, ..
+                    },
+                    _,
+                )) if normalize.is_none() && !*relu => {
+                    *normalize = Some(fixed);
+                    return true;
+                }
+                _ => Some((Step::Normalize(fixed), size)),
+            }
         } else if layer.is::<Relu>() {
             match self.steps.last_mut() {
                 Some((Step::Conv { relu, .. }, _)) => {
@@ -132,7 +151,7 @@ impl Chain {
                 let shape = packed.shape();
                 shape.out_channels * shape.taps() * height * width
             }
-            Step::MaxPool(_) | Step::Relu => 0,
+            Step::MaxPool(_) | Step::Normalize(_) | Step::Relu => 0,
         };
         self.steps.iter().map(of).sum()
     }
@@ -172,9 +191,15 @@ impl Chain {
                 width: size[2],
             };
             match step {
-                Step::Conv { packed, bias, relu } => {
+                Step::Conv {
+                    packed,
+                    bias,
+                    normalize,
+                    relu,
+                } => {
                     let finish = Finish {
                         bias: bias.as_ref().map_or(&[], |bias| slice(bias)),
+                        normalize: normalize.as_ref().map(|fixed| fixed.as_finish()),
                         relu: *relu,
                         accumulate: Accumulate::Overwrite,
                     };
@@ -182,6 +207,12 @@ impl Chain {
                 }
                 Step::MaxPool(window) => {
                     max_pool2d_f32(*window, images, size[0], input, room(to, len(*after)));
+                }
+                Step::Normalize(fixed) => {
+                    let output = room(to, len(*after)).chunks_exact_mut(size[0]);
+                    for (output, input) in output.zip(input.chunks_exact(size[0])) {
+                        fixed.apply(input, output);
+                    }
                 }
                 Step::Relu => {
                     let output = room(to, len(*after)).iter_mut().zip(input);
@@ -227,6 +258,7 @@ fn convolution(layer: &Conv2d, [channels, height, width]: Size) -> Option<(Step,
     let step = Step::Conv {
         packed: layer.packed(shape),
         bias: layer.bias().map(|bias| standard(&bias.array())),
+        normalize: None,
         relu: false,
     };
     Some((step, [out_channels, height, width]))

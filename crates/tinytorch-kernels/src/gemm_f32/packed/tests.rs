@@ -53,11 +53,13 @@ fn assert_agreement([m, n, k]: [usize; 3], random: &mut Random) {
                 bias: &bias,
                 relu: true,
                 accumulate: Accumulate::Overwrite,
+                ..Finish::NOTHING
             },
             Finish {
                 bias: &[],
                 relu: false,
                 accumulate: Accumulate::Add,
+                ..Finish::NOTHING
             },
         ] {
             let expected = definition([m, n, k], a, b, finish, &before);
@@ -158,6 +160,58 @@ fn relu_cuts_off_what_is_negative_and_lets_nan_pass() {
 }
 
 #[test]
+fn normalizing_where_sums_end_gives_the_bits_of_a_pass_of_its_own() {
+    let random = &mut Random::new(33);
+    let mut values = |len: usize| (0..len).map(|_| random.unit() - 0.5).collect::<Vec<f32>>();
+    // Each kind of tile and panel, broken lines, streams; and a product divided by columns, one by rows.
+    let sizes = [
+        (1, 7, 5),
+        (1, 500, 3),
+        (3, 40, 20),
+        (9, 50, 1),
+        (8, 16, 9),
+        (16, 400, 300),
+        (130, 90, 80),
+    ];
+    for (m, n, k) in sizes {
+        let (a, b, bias, before) = (values(m * k), values(n * k), values(n), values(m * n));
+        let (mean, scale, shift) = (values(n), values(n), values(n));
+        let normalize = Normalize {
+            mean: &mean,
+            scale: &scale,
+            shift: &shift,
+        };
+        let packed = PackedF32::new(k, n, MatrixRef::row_major(&b, n));
+        let run = |finish: Finish<'_>| {
+            let mut out = before.clone();
+            let view = MatrixMut::row_major(&mut out, n);
+            let a = MatrixRef::row_major(&a, k);
+            pool(2).install(|| packed.product(m, a, finish, view, Threads::Auto));
+            out
+        };
+        for (accumulate, relu) in [(Accumulate::Overwrite, true), (Accumulate::Add, false)] {
+            let finish = Finish {
+                bias: &bias,
+                accumulate,
+                ..Finish::NOTHING
+            };
+            let expected = run(finish).into_iter().enumerate().map(|(i, x)| {
+                let j = i % n;
+                let x = (x - mean[j]) * scale[j] + shift[j];
+                (if relu && x < 0.0 { 0.0 } else { x }).to_bits()
+            });
+            let got = run(Finish {
+                normalize: Some(normalize),
+                relu,
+                ..finish
+            });
+            let got: Vec<u32> = got.into_iter().map(f32::to_bits).collect();
+            assert_eq!(got, expected.collect::<Vec<_>>(), "[{m}, {n}, {k}]");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let packed = PackedF32::new(2, 3, MatrixRef::row_major(&[0.0; 6], 3));
     let run = |a: MatrixRef<'_>, bias: &[f32], len: usize| {
@@ -182,6 +236,19 @@ fn what_does_not_fit_is_refused() {
     });
     assert_refused("bias must be [n]", || run(a, &[0.0; 2], 6));
     assert_refused("do not fit 5 elements", || run(a, &[], 5));
+    assert_refused("mean, scale and shift must be [3]", || {
+        let normalize = Normalize {
+            mean: &[0.0; 3],
+            scale: &[0.0; 2],
+            shift: &[0.0; 3],
+        };
+        let finish = Finish {
+            normalize: Some(normalize),
+            ..Finish::NOTHING
+        };
+        let out = &mut [0.0; 6];
+        packed.product(2, a, finish, MatrixMut::row_major(out, 3), Threads::One);
+    });
     assert_refused("b is too short", || {
         PackedF32::new(2, 3, MatrixRef::row_major(&[0.0; 5], 3));
     });

@@ -9,13 +9,15 @@
 use std::arch::x86_64::*;
 
 use super::{Accumulate, Finish, Left, Line, Task};
+use crate::gemm_f32::packed::Normalize;
 
 /// Defines `run` for one instruction set.
 macro_rules! panels {
     (
         $module:ident, $features:literal, lanes: $lanes:literal, lines: $lines:literal,
         rows: [$($rows:literal)*], narrow: [$($narrow_rows:literal)*] in $chains:literal chains,
-        $vector:ty, $zero:ident, $set:ident, $load:ident, $fma:ident, $add:ident, $max:ident, $store:ident
+        $vector:ty, $zero:ident, $set:ident, $load:ident, $fma:ident, $add:ident, $subtract:ident, $multiply:ident,
+        $max:ident, $store:ident
     ) => {
         pub(super) mod $module {
             use super::*;
@@ -247,6 +249,23 @@ macro_rules! panels {
                 lines
             }
 
+            /// Normalizes a line of columns that begins with `column`; what is beyond the last column becomes 0.
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn normalized(
+                mut values: [$vector; PER_LINE],
+                normalize: Normalize<'_>,
+                column: usize,
+            ) -> [$vector; PER_LINE] {
+                let line = |all: &[f32]| load_line(&begin_of(&all[column..]));
+                let (mean, scale) = (line(normalize.mean), line(normalize.scale));
+                let shift = line(normalize.shift);
+                for (part, value) in values.iter_mut().enumerate() {
+                    *value = $add($multiply($subtract(*value, mean[part]), scale[part]), shift[part]);
+                }
+                values
+            }
+
             /// Ends the sums of some rows, whole lines or what is left of the last.
             #[target_feature(enable = $features)]
             #[inline]
@@ -261,6 +280,7 @@ macro_rules! panels {
                     bias,
                     relu,
                     accumulate,
+                    normalize,
                 } = task.finish;
                 let mut biases = [[$zero(); PER_LINE]; WIDE];
                 if !bias.is_empty() {
@@ -273,7 +293,7 @@ macro_rules! panels {
                     let out =
                         &mut task.out.row(row + i)[column..columns.min(column + WIDE * Line::LEN)];
                     let mut out = out.chunks_mut(Line::LEN);
-                    for (sums, biases) in sums.iter().zip(&biases) {
+                    for (wide, (sums, biases)) in sums.iter().zip(&biases).enumerate() {
                         let Some(out) = out.next() else { break };
                         let before = match accumulate {
                             Accumulate::Add => load_line(&begin_of(out)),
@@ -281,15 +301,19 @@ macro_rules! panels {
                         };
                         let mut values = [$zero(); PER_LINE];
                         for part in 0..PER_LINE {
-                            let mut value = $add(sums[part], biases[part]);
+                            values[part] = $add(sums[part], biases[part]);
                             if accumulate == Accumulate::Add {
-                                value = $add(value, before[part]);
+                                values[part] = $add(values[part], before[part]);
                             }
-                            if relu {
+                        }
+                        if let Some(normalize) = normalize {
+                            values = normalized(values, normalize, column + wide * Line::LEN);
+                        }
+                        if relu {
+                            for value in &mut values {
                                 // Of NaN, and of equals, the instruction returns the second.
-                                value = $max($zero(), value);
+                                *value = $max($zero(), *value);
                             }
-                            values[part] = value;
                         }
                         if let Some(out) = out.first_chunk_mut() {
                             store_line(values, out);
@@ -308,13 +332,13 @@ macro_rules! panels {
 panels!(
     avx512, "avx512f,avx512bw,avx512dq,avx512vl,fma", lanes: 16, lines: 3,
     rows: [1 2 3 4 5 6 7 8], narrow: [1 2 3 4 5 6] in 4 chains,
-    __m512, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_max_ps,
-    _mm512_storeu_ps
+    __m512, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_sub_ps,
+    _mm512_mul_ps, _mm512_max_ps, _mm512_storeu_ps
 );
 panels!(
     avx2, "avx2,fma", lanes: 8, lines: 1, rows: [1], narrow: [1 2 3 4 5 6] in 1 chains,
-    __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_max_ps,
-    _mm256_storeu_ps
+    __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_sub_ps,
+    _mm256_mul_ps, _mm256_max_ps, _mm256_storeu_ps
 );
 
 /// The first elements of a slice, zeros after them if there are fewer than a line holds.
