@@ -1,5 +1,6 @@
 use super::*;
 use crate::gemm_f32::Accumulate;
+use crate::gemm_f32::packed::Normalize;
 use crate::testing::{Random, assert_refused, pool};
 
 /// The definition: channels last, each sum in `f64`, then bias, what was there, ReLU.

@@ -34,8 +34,14 @@ fn nanoseconds(m: usize, n: usize, k: usize) -> u64 {
     (elements.saturating_mul(m as u64) / 58).max(elements / 23)
 }
 
-/// Rows of each thread from which a product is divided by rows rather than by columns.
+/// Rows of each thread from which a product may be divided by rows rather than by columns.
 const ROWS_WORTH_DIVIDING: usize = 32;
+
+/// Panels of each thread from which columns divide evenly enough: of 17 for two, one has 9.
+const PANELS_WORTH_DIVIDING: usize = 8;
+
+/// Bytes of `a` that stay in a second cache while panels pass by: half of 2 MiB.
+const CACHED_BYTES: usize = 1 << 20;
 
 /// The right side of products, `[k, n]`.
 #[derive(Clone, Debug, Default)]
@@ -301,10 +307,15 @@ pub(super) fn product_of_transposed(
 }
 
 /// Divides a product by rows if there are enough, by whole panels otherwise.
+///
+/// Pieces of rows each read all of `b`, pieces of panels all of `a`. So where `a` is the smaller and stays in the cache, it is by
+/// panels, whatever the rows: by rows, 128 rows times 768 x 3072 would read the 9 MiB of `b` four times.
 fn divide<'a, L: Left<'a>>(task: Task<'a, L>, threads: usize) -> Vec<Task<'a, L>> {
     let (m, n, width) = (task.out.rows(), task.panels.n, task.panels.width());
-    let by_rows = m >= threads * ROWS_WORTH_DIVIDING;
     let panels = n.div_ceil(width);
+    let cached = m.saturating_mul(task.panels.k) <= CACHED_BYTES / size_of::<f32>();
+    let by_columns = m < n && cached && panels >= threads * PANELS_WORTH_DIVIDING;
+    let by_rows = m >= threads * ROWS_WORTH_DIVIDING && !by_columns;
     // Two pieces for each thread: who is late leaves one to the other.
     let pieces = (2 * threads).min(if by_rows { m } else { panels });
     let mut tasks = Vec::with_capacity(pieces);

@@ -101,6 +101,39 @@ fn products_agree_with_the_definition_at_the_edges_of_tiles_and_panels() {
     }
 }
 
+/// Products of many rows were always divided by rows, each piece of which read the whole packed matrix.
+#[test]
+fn the_larger_side_is_divided_if_the_smaller_one_stays_in_the_cache() {
+    let pieces = |m: usize, n: usize, k: usize| -> Vec<[usize; 2]> {
+        let packed = PackedF32::new(k, n, MatrixRef::row_major(&vec![0.0; k * n], n));
+        let (a, mut out) = (vec![0.0; m * k], vec![0.0; m * n]);
+        let rows = panels::Rows {
+            data: &a,
+            stride: k,
+            k,
+        };
+        let out = BlockMut::new(&mut out, m, 0, n, n);
+        let whole = task(rows, packed.panels(), Finish::NOTHING, out);
+        let pieces = divide(whole, 2);
+        let size = |task: &Task<'_, _>| [task.out.rows(), task.out.columns()];
+        pieces.iter().map(size).collect()
+    };
+    let by_columns = pieces(128, 1600, 20);
+    assert!(by_columns.iter().all(|&[rows, _]| rows == 128));
+    assert_eq!(
+        by_columns
+            .iter()
+            .map(|&[_, columns]| columns)
+            .sum::<usize>(),
+        1600
+    );
+    let by_rows = [[64, 100]; 4];
+    assert_eq!(pieces(256, 100, 20), by_rows, "more rows than columns");
+    // 2^18 elements of a are 1 MiB, and these are more.
+    let large = pieces(256, 1600, 1025);
+    assert_eq!(large, [[64, 1600]; 4], "a is not read from the cache");
+}
+
 #[test]
 fn the_bits_depend_neither_on_the_threads_nor_on_the_batch() {
     let random = &mut Random::new(32);
