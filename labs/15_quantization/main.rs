@@ -41,7 +41,7 @@ struct Arguments {
     /// The least that still runs everything: for tests
     #[arg(long, hide = true)]
     smoke: bool,
-    /// Print one JSON document instead of text
+    /// Print one JSON document instead of text; docs/lab_json.md describes it
     #[arg(long)]
     json: bool,
 }
@@ -72,9 +72,13 @@ impl<E: Into<Box<dyn Error>>> From<E> for Stop {
     }
 }
 
-/// Everything that was measured, for programs.
+/// The version of the document: it changes when a key goes, or means something else.
+const SCHEMA: u32 = 1;
+
+/// Everything that was measured, for programs; `docs/lab_json.md` describes every key.
 #[derive(Serialize)]
 struct Document {
+    schema: u32,
     lab: &'static str,
     effort: Effort,
     seeds: u64,
@@ -131,6 +135,7 @@ fn run(arguments: &Arguments) -> Result<(), Stop> {
     );
     if arguments.json {
         let document = Document {
+            schema: SCHEMA,
             lab: "15_quantization",
             effort: lab.settings.effort,
             seeds: lab.settings.seeds,

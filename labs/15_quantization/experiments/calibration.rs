@@ -133,6 +133,9 @@ fn broken(batch: &Tensor) -> Tensor {
 /// What counts as no worse, in percentage points.
 const ALIKE: f64 = 0.3;
 
+/// What counts as no noisier, in decibels: at most twice the power.
+const AS_QUIET: f64 = 3.0;
+
 impl Report {
     /// What the tables say, in words.
     fn verdict(&self) -> String {
@@ -168,15 +171,21 @@ impl Report {
             let Some(most) = rows().next_back() else {
                 continue;
             };
-            let enough = rows().rev();
             let alike = |row: &&Row| (row.accuracy.mean - most.accuracy.mean).abs() <= ALIKE;
-            if let Some(row) = enough.take_while(alike).last() {
+            let quiet = |row: &&Row| most.sqnr_db.mean - row.sqnr_db.mean <= AS_QUIET;
+            let (by_accuracy, by_noise) = (
+                rows().rev().take_while(alike).last(),
+                rows().rev().take_while(quiet).last(),
+            );
+            if let (Some(accurate), Some(quiet)) = (by_accuracy, by_noise) {
                 words += &format!(
-                    "{method}: from {} sample(s) on the accuracy stays within {ALIKE} points of that with {}.\n",
-                    row.samples, most.samples
+                    "{method}: from {} sample(s) on the accuracy stays within {ALIKE} points of that with {}; from {} on the noise within\n\
+                     {AS_QUIET} dB, at most twice its power.\n",
+                    accurate.samples, most.samples, quiet.samples
                 );
             }
         }
+        words += "Digits forgive noise that a harder task would not: where the two numbers differ, go by the noise.\n";
         words
     }
 }

@@ -1,5 +1,6 @@
 //! The lab itself: every experiment runs, and what it prints for programs can be read by them.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -40,6 +41,7 @@ fn every_experiment_runs_and_is_in_the_document() {
         assert!(!finding.is_empty(), "{name}");
         assert_numbers(&name, &entry["finding"]);
     }
+    described(&document);
     // Numbers that can be compared were measured, not left out.
     let bits = experiments["bits"]["finding"]["cells"]
         .as_array()
@@ -50,6 +52,49 @@ fn every_experiment_runs_and_is_in_the_document() {
         .collect();
     for method in ["rounded", "repaired", "trained"] {
         assert!(methods.contains(&method), "{method} in {methods:?}");
+    }
+}
+
+/// Every key that is printed is described, under the experiment it belongs to, and every key that is described is printed.
+fn described(document: &Value) {
+    let mut printed = BTreeSet::new();
+    let mut all = document.clone();
+    let experiments = all["experiments"].take();
+    paths("", &all, &mut printed);
+    for (name, entry) in experiments.as_object().expect("one entry for each") {
+        paths("experiments.*", entry, &mut printed);
+        printed.retain(|path| !path.starts_with("experiments.*.finding."));
+        paths(name, &entry["finding"], &mut printed);
+    }
+    let text = include_str!("../../../docs/lab_json.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let told: BTreeSet<String> = rows
+        .filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+        .collect();
+    let untold: Vec<_> = printed.difference(&told).collect();
+    let gone: Vec<_> = told.difference(&printed).collect();
+    assert!(untold.is_empty(), "not in docs/lab_json.md: {untold:#?}");
+    assert!(gone.is_empty(), "in docs/lab_json.md alone: {gone:#?}");
+}
+
+/// The keys in a value, dotted; a summary over networks is one of them, and elements of a list have no number.
+fn paths(place: &str, value: &Value, found: &mut BTreeSet<String>) {
+    let Value::Object(map) = value else {
+        if let Value::Array(values) = value {
+            values.iter().for_each(|value| paths(place, value, found));
+        }
+        return;
+    };
+    if map.contains_key("deviation") {
+        return;
+    }
+    for (key, value) in map {
+        let path = match place {
+            "" => key.clone(),
+            place => format!("{place}.{key}"),
+        };
+        paths(&path, value, found);
+        found.insert(path);
     }
 }
 

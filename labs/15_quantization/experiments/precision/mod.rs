@@ -295,7 +295,8 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "{}\n{fast} ({}); no CPU multiplies fp16 into sums of f32: there it is converted and computed in f32.",
+            "{}\n{fast} ({}); fp16 is converted and computed in f32, since few CPUs\n\
+             multiply it into sums of f32 and no kernel here asks for that.",
             width::verdict(&self.widths),
             tinytorch_kernels::bf16_kernel_name()
         )
