@@ -1,4 +1,4 @@
-//! Quantization on 512-bit vectors: 128 values in 42 instructions, nearly as fast as the second cache delivers them.
+//! Quantization on 512-bit vectors, nearly as fast as the second cache delivers the values, and dequantization.
 //!
 //! In units of 2⁻¹⁶ of a step, `u = value / scale + zero_point + ½` is an `i32` whose upper half is the code and whose lower
 //! half tells how far above a tie it is. The conversion gives −2³¹ for NaN, infinities and quotients beyond ±2¹⁵: lower half 0,
@@ -7,7 +7,8 @@
 //! What the product with the reciprocal costs (N4): for quotients up to 257 in magnitude, beyond which all bounds are
 //! passed, the reciprocal is off by at most 2⁻²⁴ of itself, 1 unit, and so is the definition's own quotient; the fused
 //! addition and the conversion round by half a unit each. That makes 3; up to [`MARGIN`] = 4 units from a tie the definition
-//! divides.
+//! divides. That happens about once in 8000 values, at places no CPU can foresee: the loop only notes where, and what was
+//! noted is looked at afterwards. A jump in the loop would cost as much as the loop.
 #![expect(
     unsafe_code,
     reason = "vector loads and stores, and calls that need CPU features"
@@ -25,8 +26,15 @@ const MARGIN: i16 = 4;
 const FEW: u32 = 2;
 /// Values whose codes are one vector.
 const CODES: usize = 64;
-/// Values that are looked at together for ties: fewer comparisons and jumps.
+/// Values that are looked at together for ties: fewer comparisons.
 const STEP: usize = 2 * CODES;
+/// Steps after which what was noted is looked at, while their values are still in the first cache.
+const STEPS: usize = 32;
+/// Values from which it pays to begin where a cache line does.
+const LONG: usize = 2048;
+/// Values between those that are converted and those that are asked for: the CPU itself does not look beyond a page of 4 KiB,
+/// and asks too late when it enters one.
+const AHEAD: usize = 512;
 
 /// Writes the codes of `values`, each changed by `flip` (bits that are inverted). Whether all values are finite.
 ///
@@ -105,11 +113,18 @@ fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
     // Which words are lower halves.
     const LOWER: __mmask32 = 0x5555_5555;
 
+    // Numbers with a reciprocal of fewer digits are all divided.
+    let always = if precise { 0 } else { LOWER };
+
+    // Which lanes may hold a tie.
     let step = |values: &[f32; STEP], out: &mut [u8; STEP]| {
         // The least of all lower halves, and, beside them, of all upper ones: those do not matter.
         let mut least = _mm512_set1_epi16(-1);
         let parts = values.as_chunks::<CODES>().0;
         for (values, out) in parts.iter().zip(out.as_chunks_mut::<CODES>().0) {
+            for line in 0..4 {
+                prefetch(values.as_ptr().wrapping_add(AHEAD + 16 * line));
+            }
             let mut units = [_mm512_setzero_si512(); 4];
             for (units, values) in units.iter_mut().zip(values.as_chunks::<16>().0) {
                 // SAFETY: a reference to 16 values.
@@ -131,34 +146,62 @@ fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
             // SAFETY: a reference to 64 bytes.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
         }
-        let ties = _mm512_mask_cmplt_epu16_mask(LOWER, least, near);
-        if !precise || ties.count_ones() > FEW {
-            by_definition(values, scale, codes, flip, out)
-        } else {
-            lanes_by_definition(ties, values, scale, codes, flip, out)
+        _mm512_mask_cmplt_epu16_mask(LOWER, least, near) | always
+    };
+    // One place from which a step is called, so that it stands in the loop, and what it needs stays in registers.
+    let convert = |steps: &[[f32; STEP]], out_steps: &mut [[u8; STEP]]| {
+        for (steps, out_steps) in steps.chunks(STEPS).zip(out_steps.chunks_mut(STEPS)) {
+            let mut noted = [(0, 0); STEPS];
+            let mut count = 0;
+            for (i, (values, out)) in steps.iter().zip(out_steps.iter_mut()).enumerate() {
+                let ties = step(values, out);
+                // At most one for each step: never a wrap.
+                noted[count % STEPS] = (i, ties);
+                count += usize::from(ties != 0);
+            }
+            for &(i, ties) in &noted[..count] {
+                if !look_again(ties, &steps[i], scale, codes, flip, &mut out_steps[i]) {
+                    return false;
+                }
+            }
         }
+        true
     };
     for (values, out) in parts {
         let (steps, tail) = values.as_chunks::<STEP>();
         let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
-        if !steps
-            .iter()
-            .zip(out_steps)
-            .all(|(values, out)| step(values, out))
-        {
+        if !convert(steps, out_steps) {
             return false;
         }
         if !tail.is_empty() {
             // Filled up with zeros, which are far from a tie: faster than dividing.
-            let (mut filled, mut filled_out) = ([0.0; STEP], [0; STEP]);
-            filled[..tail.len()].copy_from_slice(tail);
-            if !step(&filled, &mut filled_out) {
+            let (mut filled, mut filled_out) = ([[0.0; STEP]], [[0; STEP]]);
+            filled[0][..tail.len()].copy_from_slice(tail);
+            if !convert(&filled, &mut filled_out) {
                 return false;
             }
-            out_tail.copy_from_slice(&filled_out[..tail.len()]);
+            out_tail.copy_from_slice(&filled_out[0][..tail.len()]);
         }
     }
     true
+}
+
+/// Decides by definition what may be a tie. Whether those values are finite.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[inline(never)]
+fn look_again(
+    ties: u32,
+    values: &[f32; STEP],
+    scale: f32,
+    codes: Codes,
+    flip: u8,
+    out: &mut [u8; STEP],
+) -> bool {
+    if ties.count_ones() > FEW {
+        by_definition(values, scale, codes, flip, out)
+    } else {
+        lanes_by_definition(ties, values, scale, codes, flip, out)
+    }
 }
 
 /// The quotient's codes of those values that are in a lane of `ties`, which has two bits for each. Whether those are finite.
@@ -173,11 +216,14 @@ fn lanes_by_definition(
 ) -> bool {
     while ties != 0 {
         let lane = ties.trailing_zeros() as usize / 2;
-        for index in (lane..STEP).step_by(16) {
-            if !values[index].is_finite() {
-                return false;
-            }
-            out[index] = codes.code(values[index] / scale).cast_unsigned() ^ flip;
+        // All of the lane's values at once: which of them it is would take as long to find out.
+        let picked: [f32; STEP / 16] = std::array::from_fn(|i| values[lane + 16 * i]);
+        let mut picked_out = [0; STEP / 16];
+        if !by_definition(&picked, scale, codes, flip, &mut picked_out) {
+            return false;
+        }
+        for (out, code) in out[lane..].iter_mut().step_by(16).zip(picked_out) {
+            *out = code;
         }
         ties &= ties - 1;
     }
@@ -205,4 +251,84 @@ fn words(word: impl Fn(u16) -> u16) -> __m512i {
     }
     // SAFETY: a reference to 64 bytes.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+/// Asks for the cache line at an address, which may be any.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is allowed.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+}
+
+/// A code of one byte.
+pub(super) trait Code: Copy + Default {
+    const SIGNED: bool;
+}
+
+impl Code for i8 {
+    const SIGNED: bool = true;
+}
+
+impl Code for u8 {
+    const SIGNED: bool = false;
+}
+
+/// Dequantizes: `out = (code − zero_point) as f32 * scale`.
+///
+/// # Panics
+///
+/// If the vectors are not those of AVX-512, or the lengths differ.
+pub(super) fn dequantize<C: Code>(
+    vectors: Vectors,
+    codes: &[C],
+    scale: f32,
+    zero_point: i32,
+    out: &mut [f32],
+) {
+    assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
+    assert_eq!(codes.len(), out.len(), "one value per code");
+    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+    unsafe { dequantize_avx512(codes, scale, zero_point, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn dequantize_avx512<C: Code>(codes: &[C], scale: f32, zero_point: i32, out: &mut [f32]) {
+    let (scales, zeros) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero_point));
+    let step = |codes: &[C; 16], out: &mut [f32; 16]| {
+        // SAFETY: a reference to 16 codes of a byte.
+        let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+        let codes = if C::SIGNED {
+            _mm512_cvtepi8_epi32(codes)
+        } else {
+            _mm512_cvtepu8_epi32(codes)
+        };
+        let reals = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(codes, zeros)), scales);
+        // SAFETY: a reference to 16 values.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), reals) };
+    };
+    let few = |codes: &[C], out: &mut [f32]| {
+        let (mut filled, mut filled_out) = ([C::default(); 16], [0.0; 16]);
+        filled[..codes.len()].copy_from_slice(codes);
+        step(&filled, &mut filled_out);
+        out.copy_from_slice(&filled_out[..codes.len()]);
+    };
+    // A vector written across two cache lines takes as long as two: worth a step for the first values, if many follow.
+    let head = match out.len() {
+        LONG.. => out.as_ptr().align_offset(64).min(15),
+        _ => 0,
+    };
+    let (codes_head, codes) = codes.split_at(head);
+    let (out_head, out) = out.split_at_mut(head);
+    few(codes_head, out_head);
+    let (lines, tail) = codes.as_chunks::<CODES>();
+    let (out_lines, out_tail) = out.as_chunks_mut::<CODES>();
+    for (codes, out) in lines.iter().zip(out_lines) {
+        prefetch(codes.as_ptr().wrapping_add(4 * AHEAD));
+        for (codes, out) in codes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+            step(codes, out);
+        }
+    }
+    for (codes, out) in tail.chunks(16).zip(out_tail.chunks_mut(16)) {
+        few(codes, out);
+    }
 }

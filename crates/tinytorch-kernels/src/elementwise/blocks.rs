@@ -93,8 +93,8 @@ mod streamed {
 
     use super::Element;
 
-    /// Elements converted at a time: 512 codes are 8 lines, 512 `f32` are 32.
-    const BLOCK: usize = 512;
+    /// Elements converted at a time: as many codes are 32 lines, `f32` 128.
+    const BLOCK: usize = 2048;
     /// Bytes of a line.
     const LINE: usize = 64;
 
@@ -150,7 +150,7 @@ mod tests {
     fn every_way_covers_slices_of_any_length_and_alignment() {
         for streamed in [false, cfg!(all(target_arch = "x86_64", not(miri)))] {
             for threads in [1, 3] {
-                for len in [0, 1, 63, 64, 575, 576, 1100, 2049] {
+                for len in [0, 1, 63, 64, 2111, 2112, 2600, 4161] {
                     for skip in [0, 1, 17] {
                         let input: Vec<u16> = (0..len).map(|i| i * 7).collect();
                         let mut codes = vec![255_u8; usize::from(len) + skip];
@@ -181,14 +181,14 @@ mod tests {
     #[test]
     fn what_a_part_finds_is_told() {
         for threads in [1, 2] {
-            for bad in [0, 700, 2000] {
-                let mut input = vec![0_u8; 2001];
+            for bad in [0, 2700, 5000] {
+                let mut input = vec![0_u8; 5001];
                 input[bad] = 1;
                 let way = Way {
                     streamed: Way::of::<u8, u8>(STREAM_BYTES).streamed,
                     threads,
                 };
-                let mut out = vec![0_u8; 2001];
+                let mut out = vec![0_u8; 5001];
                 assert!(!convert(way, &input, &mut out, |input, _| input
                     .iter()
                     .all(|&x| x == 0)));

@@ -1,5 +1,7 @@
 //! Codes to real numbers.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::blocks::{Way, convert};
 use crate::cpu::{Vectors, vectorized};
 
@@ -52,8 +54,36 @@ pub(super) fn dequantize<C: Sync>(
     });
 }
 
+pub(super) fn from_signed(
+    vectors: Vectors,
+    codes: &[i8],
+    scale: f32,
+    zero_point: i32,
+    out: &mut [f32],
+) {
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => avx512::dequantize(vectors, codes, scale, zero_point, out),
+        _ => signed_loop(vectors, codes, scale, zero_point, out),
+    }
+}
+
+pub(super) fn from_unsigned(
+    vectors: Vectors,
+    codes: &[u8],
+    scale: f32,
+    zero_point: i32,
+    out: &mut [f32],
+) {
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(_) => avx512::dequantize(vectors, codes, scale, zero_point, out),
+        _ => unsigned_loop(vectors, codes, scale, zero_point, out),
+    }
+}
+
 vectorized! {
-    pub(super) fn from_signed(codes: &[i8], scale: f32, zero_point: i32, out: &mut [f32]) {
+    fn signed_loop(codes: &[i8], scale: f32, zero_point: i32, out: &mut [f32]) {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = i32::from(code).wrapping_sub(zero_point) as f32 * scale;
         }
@@ -61,7 +91,7 @@ vectorized! {
 }
 
 vectorized! {
-    pub(super) fn from_unsigned(codes: &[u8], scale: f32, zero_point: i32, out: &mut [f32]) {
+    fn unsigned_loop(codes: &[u8], scale: f32, zero_point: i32, out: &mut [f32]) {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = i32::from(code).wrapping_sub(zero_point) as f32 * scale;
         }

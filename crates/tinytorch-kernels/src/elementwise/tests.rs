@@ -93,6 +93,24 @@ fn codes_are_those_of_the_definition_at_and_beside_every_tie() {
 }
 
 #[test]
+fn ties_are_found_wherever_they_are_in_a_long_slice() {
+    // Blocks, steps and what is noted of them have their edges at powers of two, and every step may hold a tie, or only some.
+    let by = Quantize {
+        scale: 0.1,
+        zero_point: -3,
+        min: -128,
+        max: 127,
+    };
+    for every in [1, 3, 64, 127, 128, 1021, 4097] {
+        let tie = |i: usize| (i % 199) as f32 - 99.5;
+        let values: Vec<f32> = (0..9001)
+            .map(|i| if i % every == 0 { 0.1 * tie(i) } else { 0.03 })
+            .collect();
+        assert_codes(&values, by);
+    }
+}
+
+#[test]
 fn codes_are_those_of_the_definition_for_any_finite_bits() {
     let mut random = Random::new(5);
     for _ in 0..30 {
@@ -207,6 +225,15 @@ fn dequantized_codes_are_those_of_the_definition_whatever_the_way() {
             });
             for (&code, &got) in codes.iter().zip(&out) {
                 assert_eq!(got, (i32::from(code) - zero_point) as f32 * scale);
+            }
+            // From any place in a cache line.
+            for skip in [1, 5, 14] {
+                let (codes, out) = (&codes[skip..], &mut out[skip..]);
+                out.fill(f32::NAN);
+                from_signed(vectors, codes, scale, zero_point, out);
+                for (&code, &got) in codes.iter().zip(&*out) {
+                    assert_eq!(got, (i32::from(code) - zero_point) as f32 * scale);
+                }
             }
             let codes: Vec<u8> = codes.iter().map(|code| code.cast_unsigned()).collect();
             dequantize(vectors, way, &codes, &mut out, |vectors, codes, out| {
