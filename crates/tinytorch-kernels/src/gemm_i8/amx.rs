@@ -21,7 +21,7 @@ use super::lines::Lines;
 use super::tiled;
 use super::windows::WindowKernel;
 use super::{GemmI8, Task};
-use unit::{COLUMNS, ROWS, STEP_GROUPS};
+use unit::{COLUMNS, ROWS};
 
 /// Inputs of a window from which gathering it pays.
 const GATHERED_INPUTS: usize = 128;
@@ -94,7 +94,7 @@ impl GemmI8 for Amx {
     }
 
     fn pack(&self, n: usize, k: usize, weights: &[i8]) -> Lines {
-        tiled::pack::<Avx512Vnni>(n, k, weights, STEP_GROUPS)
+        tiled::pack::<Avx512Vnni>(n, k, weights)
     }
 
     fn activation_shift(&self) -> i32 {

@@ -51,7 +51,7 @@ impl GemmI8 for Avx512Vnni {
     }
 
     fn pack(&self, n: usize, k: usize, weights: &[i8]) -> Lines {
-        tiled::pack::<Self>(n, k, weights, 1)
+        tiled::pack::<Self>(n, k, weights)
     }
 
     fn activation_shift(&self) -> i32 {

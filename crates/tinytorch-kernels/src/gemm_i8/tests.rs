@@ -252,10 +252,8 @@ fn the_bytes_held_are_those_of_the_codes_and_little_more() {
         let (n, k) = (128, 784);
         let packed = PackedWeights::with_kernel(kernel, n, k, &vec![1; n * k]);
         let (held, codes) = (packed.bytes(), n * k);
-        // A sum for each column, and what may be read behind the last weights: 16 groups of 32 columns.
-        let more = 4 * n + 16 * 32 * 4;
         assert!(
-            (codes..=codes + more).contains(&held),
+            (codes..codes + codes / 50).contains(&held),
             "{}: {held} B",
             kernel.name()
         );

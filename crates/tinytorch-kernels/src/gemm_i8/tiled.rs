@@ -95,12 +95,14 @@ pub(super) struct Place<'p, 'a> {
     pub column: usize,
 }
 
-/// Lays weights `[n, k]` out in panels, so that a kernel may read `groups_at_once` where fewer are left: what it reads in
-/// their place are other weights, or zeros behind the last ones.
-pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8], groups_at_once: usize) -> Lines {
+/// Lays weights `[n, k]` out in panels.
+pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8]) -> Lines {
     let groups = k.div_ceil(K::CODES);
     let panel_bytes = groups * K::COLUMNS * K::CODES;
-    let mut packed = Lines::zeroed(packed_bytes::<K>(n, groups, groups_at_once));
+    // Whole vectors are read at the last group of a narrow panel too.
+    let narrow = n % K::COLUMNS;
+    let slack = (narrow.next_multiple_of(K::LANES) - narrow) * K::CODES;
+    let mut packed = Lines::zeroed(n * groups * K::CODES + if groups > 0 { slack } else { 0 });
     let bytes = packed.bytes_mut();
     for j in 0..n {
         let (panel, column) = (j / K::COLUMNS, j % K::COLUMNS);
@@ -112,26 +114,6 @@ pub(super) fn pack<K: Micro>(n: usize, k: usize, weights: &[i8], groups_at_once:
         }
     }
     packed
-}
-
-/// Bytes of `n` columns of `groups`, up to the end of what is read at the last panels: whole vectors of `groups_at_once`.
-fn packed_bytes<K: Micro>(n: usize, groups: usize, groups_at_once: usize) -> usize {
-    let weights = n * groups * K::CODES;
-    if weights == 0 {
-        return 0;
-    }
-    let read = groups.next_multiple_of(groups_at_once);
-    // A whole panel, the last or the one before a narrow one, and the narrow one.
-    let (whole, narrow) = (n / K::COLUMNS, n % K::COLUMNS);
-    let first_of_whole = whole.saturating_sub(1) * K::COLUMNS * groups;
-    let whole_end = first_of_whole + whole.min(1) * read * K::COLUMNS;
-    let narrow_end = whole * K::COLUMNS * groups
-        + if narrow > 0 {
-            (read - 1) * narrow + narrow.next_multiple_of(K::LANES)
-        } else {
-            0
-        };
-    weights.max(whole_end.max(narrow_end) * K::CODES)
 }
 
 thread_local! {

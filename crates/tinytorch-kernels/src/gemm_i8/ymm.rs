@@ -147,7 +147,7 @@ macro_rules! ymm_kernel {
             }
 
             fn pack(&self, n: usize, k: usize, weights: &[i8]) -> Lines {
-                tiled::pack::<Self>(n, k, weights, 1)
+                tiled::pack::<Self>(n, k, weights)
             }
 
             fn activation_shift(&self) -> i32 {

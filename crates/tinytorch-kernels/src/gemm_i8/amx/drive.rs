@@ -42,6 +42,18 @@ struct Buffers {
     scratch: Vec<i8>,
     blocks: Vec<Block>,
     sums: [Sums; 2],
+    tail: Tail,
+}
+
+/// The last groups of the last panels, where a whole step would read beyond the weights. What stands behind them does not matter: the
+/// words there are 0.
+#[repr(C, align(64))]
+struct Tail([i8; STEP_GROUPS * COLUMNS * CODES + 64]);
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self([0; _])
+    }
 }
 
 /// Computes a task.
@@ -76,6 +88,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
         scratch,
         blocks: words,
         sums,
+        tail,
     } = buffers;
     // Never made smaller: growing again would clear it again, in every call of a model with layers of several sizes.
     if scratch.len() < k + SLACK {
@@ -126,7 +139,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         fetched: 0,
                     };
                     // SAFETY: the unit is configured for this height, and the CPU has the features: `kernel` is the proof.
-                    unsafe { multiply(height, words, weights, new, &mut beside) };
+                    unsafe { multiply(height, words, weights, tail, new, &mut beside) };
                     pending = tile;
                     std::mem::swap(&mut new, &mut old);
                 }
@@ -270,16 +283,17 @@ unsafe fn multiply(
     rows: usize,
     words: &[Block],
     panel: Panel<'_>,
+    tail: &mut Tail,
     sums: &mut Sums,
     beside: &mut Beside<'_, '_>,
 ) {
     // SAFETY: handed on.
     unsafe {
         match (rows > ROWS / 2, panel.width > LANES) {
-            (true, true) => multiply_as::<true, true>(rows, words, panel, sums, beside),
-            (true, false) => multiply_as::<true, false>(rows, words, panel, sums, beside),
-            (false, true) => multiply_as::<false, true>(rows, words, panel, sums, beside),
-            (false, false) => multiply_as::<false, false>(rows, words, panel, sums, beside),
+            (true, true) => multiply_as::<true, true>(rows, words, panel, tail, sums, beside),
+            (true, false) => multiply_as::<true, false>(rows, words, panel, tail, sums, beside),
+            (false, true) => multiply_as::<false, true>(rows, words, panel, tail, sums, beside),
+            (false, false) => multiply_as::<false, false>(rows, words, panel, tail, sums, beside),
         }
     }
 }
@@ -298,6 +312,7 @@ unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
         width,
         groups,
     }: Panel<'_>,
+    tail: &mut Tail,
     sums: &mut Sums,
     beside: &mut Beside<'_, '_>,
 ) {
@@ -305,7 +320,14 @@ unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
     let vectors = if WIDE { 2 } else { 1 };
     let steps = groups.div_ceil(STEP_GROUPS);
     assert!((1..=vectors * LANES).contains(&width) && words.len() == rows * groups.div_ceil(BLOCK));
-    assert!(steps == 0 || (steps * STEP_GROUPS - 1) * stride + vectors * 64 <= weights.len());
+    assert!(groups == 0 || (groups - 1) * stride + vectors * 64 <= weights.len());
+    // Whether the last step may read all of its groups where they lie: only behind the last panels there are none.
+    let whole = groups == 0
+        || (steps * STEP_GROUPS).saturating_sub(1) * stride + vectors * 64 <= weights.len();
+    if !whole {
+        let last = &weights[(steps - 1) * STEP_GROUPS * stride..groups * stride];
+        tail.0[..last.len()].copy_from_slice(last);
+    }
     // SAFETY: the unit is configured.
     unsafe { unit::clear() };
     for step in 0..steps {
@@ -314,9 +336,14 @@ unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
             .wrapping_add(step / STEPS * rows)
             .cast::<i8>();
         let words = words.wrapping_add(step % STEPS * STEP_GROUPS * CODES);
-        let weights = weights.as_ptr().wrapping_add(step * STEP_GROUPS * stride);
+        let weights = if whole || step + 1 < steps {
+            weights.as_ptr().wrapping_add(step * STEP_GROUPS * stride)
+        } else {
+            tail.0.as_ptr()
+        };
         // SAFETY: the unit is configured. There are blocks for all rows and steps, of which this is one of `STEPS` parts, and
-        // whole vectors of weights for all groups of all steps: the assertions above.
+        // whole vectors of weights for all groups: of the last step by `whole` or in the tail, which has room for 16 groups of
+        // whole vectors, of a step before it because the assertion above covers the last group.
         unsafe { unit::step::<TALL, WIDE>(words, weights, stride) };
         beside.advance(step + 1, steps);
     }
