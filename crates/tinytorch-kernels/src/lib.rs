@@ -4,6 +4,8 @@
 //! slices once, with `assert!`, and then runs the fastest kernel that this CPU has. The slowest correct version of each
 //! integer kernel stays, is called `scalar`, and defines the others, bit for bit.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod conv_f32;
 pub mod conv_i8;
 mod cpu;

@@ -6,21 +6,18 @@
 //! unit computes the next ones (`drive.rs`).
 #![expect(
     unsafe_code,
-    reason = "instructions that only assembly has, and calls that need CPU features"
+    reason = "calls that need CPU features"
 )]
 
 mod drive;
 mod unit;
-
-use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
-use std::sync::OnceLock;
 
 use super::avx512_vnni::Avx512Vnni;
 use super::lines::Lines;
 use super::tiled;
 use super::windows::WindowKernel;
 use super::{GemmI8, Task};
+use crate::amx;
 use unit::{COLUMNS, ROWS};
 
 /// Inputs of a window from which gathering it pays.
@@ -37,51 +34,9 @@ pub(super) struct Amx {
 impl Amx {
     /// The kernel, if this CPU can run it and the system permits it.
     pub fn new() -> Option<Self> {
-        static PERMITTED: OnceLock<bool> = OnceLock::new();
         let vectors = Avx512Vnni::new()?;
-        PERMITTED
-            .get_or_init(|| has_amx_int8() && permitted())
-            .then_some(Self { vectors })
+        amx::permitted_with(amx::INT8).then_some(Self { vectors })
     }
-}
-
-/// Whether the CPU knows the instructions.
-fn has_amx_int8() -> bool {
-    // Miri cannot ask the CPU.
-    if cfg!(miri) || __cpuid(0).eax < 7 {
-        return false;
-    }
-    const TILE: u32 = 1 << 24;
-    const INT8: u32 = 1 << 25;
-    __cpuid_count(7, 0).edx & (TILE | INT8) == TILE | INT8
-}
-
-/// Asks the system for the unit: its registers are 8 KiB for every thread, which a process must want to have.
-#[cfg(target_os = "linux")]
-fn permitted() -> bool {
-    const ARCH_PRCTL: i64 = 158;
-    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-    const TILE_DATA: i64 = 18;
-    let mut result = ARCH_PRCTL;
-    // SAFETY: this request changes nothing but what the process is permitted; a system call may overwrite rcx and r11.
-    unsafe {
-        asm!(
-            "syscall",
-            inout("rax") result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") TILE_DATA,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack)
-        );
-    }
-    result == 0
-}
-
-/// Elsewhere it is not known how to ask.
-#[cfg(not(target_os = "linux"))]
-fn permitted() -> bool {
-    false
 }
 
 impl GemmI8 for Amx {

@@ -9,6 +9,7 @@
 
 use std::arch::asm;
 
+use crate::amx::{self, Shapes};
 use crate::gemm_i8::tiled::Block;
 
 /// Rows of a tile: two registers.
@@ -22,7 +23,7 @@ pub(super) const STEP_GROUPS: usize = HALF;
 /// Bytes of a row of a register.
 const ROW_BYTES: usize = 64;
 /// Rows of a register.
-const HALF: usize = 16;
+const HALF: usize = amx::ROWS;
 
 /// Sums of a tile, one row after the other.
 #[repr(C, align(64))]
@@ -32,34 +33,6 @@ pub(super) struct Sums(pub [[i32; COLUMNS]; ROWS]);
 impl Default for Sums {
     fn default() -> Self {
         Self([[0; COLUMNS]; ROWS])
-    }
-}
-
-/// What the unit is told about its registers: palette 1, then bytes of a row and number of rows of each.
-#[repr(C, align(64))]
-struct Shapes {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Shapes {
-    /// Registers 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
-    fn of(rows: usize) -> Self {
-        let (upper, lower) = (rows.min(HALF) as u8, rows.saturating_sub(HALF).max(1) as u8);
-        let mut shapes = Self {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [0; 16],
-            rows: [0; 16],
-        };
-        shapes.row_bytes[..8].fill(ROW_BYTES as u16);
-        let all = HALF as u8;
-        shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, all, all]);
-        shapes
     }
 }
 

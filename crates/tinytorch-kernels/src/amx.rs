@@ -1,0 +1,82 @@
+//! Intel's matrix unit, AMX: whether this CPU has it and the system permits it, and how its registers are laid out.
+#![expect(
+    unsafe_code,
+    reason = "a system call that only assembly makes without a library"
+)]
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::sync::OnceLock;
+
+/// Rows of a tile register; of a right side, words of the inner dimension.
+pub(crate) const ROWS: usize = 16;
+/// Bit of `edx` of leaf 7: products of 8-bit integers.
+pub(crate) const INT8: u32 = 1 << 25;
+
+/// Whether the CPU has the unit with this part, and the system lets this process use it.
+pub(crate) fn permitted_with(part: u32) -> bool {
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    const TILE: u32 = 1 << 24;
+    // Miri cannot ask the CPU.
+    if cfg!(miri) || __cpuid(0).eax < 7 {
+        return false;
+    }
+    let has = __cpuid_count(7, 0).edx & (TILE | part) == TILE | part;
+    has && *PERMITTED.get_or_init(permitted)
+}
+
+/// Asks the system for the unit: its registers are 8 KiB for every thread, which a process must want to have.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const TILE_DATA: i64 = 18;
+    let mut result = ARCH_PRCTL;
+    // SAFETY: this request changes nothing but what the process is permitted; a system call may overwrite rcx and r11.
+    unsafe {
+        asm!(
+            "syscall",
+            inout("rax") result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack)
+        );
+    }
+    result == 0
+}
+
+/// Elsewhere it is not known how to ask.
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// What the unit is told about its registers: palette 1, then bytes of a row and number of rows of each.
+#[repr(C, align(64))]
+pub(crate) struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Shapes {
+    /// For a left side of so many rows, at most 32: registers 0 to 3 are sums, 4 and 5 the left side, 6 and 7 the right side.
+    pub fn of(rows: usize) -> Self {
+        let (upper, lower) = (rows.min(ROWS) as u8, rows.saturating_sub(ROWS).max(1) as u8);
+        let mut shapes = Self {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        shapes.row_bytes[..8].fill(64);
+        let all = ROWS as u8;
+        shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, all, all]);
+        shapes
+    }
+}
