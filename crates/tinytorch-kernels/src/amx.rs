@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 pub(crate) const ROWS: usize = 16;
 /// Bit of `edx` of leaf 7: products of 8-bit integers.
 pub(crate) const INT8: u32 = 1 << 25;
+/// The same: products of bf16.
+pub(crate) const BF16: u32 = 1 << 22;
 
 /// Whether the CPU has the unit with this part, and the system lets this process use it.
 pub(crate) fn permitted_with(part: u32) -> bool {

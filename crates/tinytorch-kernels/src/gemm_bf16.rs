@@ -6,14 +6,18 @@
 //!
 //! # What "equal" means here
 //!
-//! Sums of real numbers depend on their order, so the order is part of the definition ([`scalar`]): that of the
-//! instruction `vdpbf16ps`, which takes two neighbours of the inner dimension at once, the second before the first, each
-//! with one rounding, and knows no subnormal numbers. Every kernel gives those bits, on any CPU and with any number of
-//! threads; only which NaN a NaN is, is left open.
+//! Sums of real numbers depend on their order, so the order is part of the definition ([`scalar`]). There are two, for two
+//! instructions ([`SumOrder`]): `vdpbf16ps` takes neighbours of the inner dimension in pairs, and a matrix unit's `tdpbf16ps`
+//! takes 32 at once. Both round once for each product and know no subnormal numbers. Every kernel gives the bits of its order,
+//! with any number of threads, and all but that of the matrix unit have the same; only which NaN a NaN is, is left open.
+//! [`bf16_sum_order`] says which one is used here, and `TINYTORCH_KERNEL` chooses it with the kernel.
 //!
-//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, VDPBF16PS; its description was compared
-//! with the instruction on a Zen 4 CPU over 15 million random operands, without a difference.
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, VDPBF16PS and TDPBF16PS. The description
+//! of the first was compared with the instruction on a Zen 4 CPU over 15 million random operands, without a difference; the
+//! second takes the numbers of even and of odd index apart, which its kernel's tests show.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod drive;
@@ -32,8 +36,13 @@ use crate::cpu::Vectors;
 use crate::gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches};
 use crate::gemm_i8::block::BlockMut;
 #[cfg(target_arch = "x86_64")]
+use crate::gemm_i8::chosen;
+#[cfg(target_arch = "x86_64")]
+use amx::AmxBf16;
+#[cfg(target_arch = "x86_64")]
 use avx512_bf16::Avx512Bf16;
 use pack::{Lines, Packed};
+pub use scalar::SumOrder;
 
 /// The elements of a matrix that is multiplied in bf16.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +125,7 @@ impl<'a> From<MatrixRef<'a>> for MatrixBf16<'a> {
     }
 }
 
-/// One way of computing the product; all give the same bits.
+/// One way of computing the product; all of one order give the same bits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kernel {
     /// Loops that compilers vectorize.
@@ -124,6 +133,9 @@ pub(crate) enum Kernel {
     /// `vdpbf16ps` on 512-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
+    /// `tdpbf16ps` on the tiles of a matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    Amx(AmxBf16),
 }
 
 impl Kernel {
@@ -132,18 +144,24 @@ impl Kernel {
     pub fn available() -> Vec<Kernel> {
         let mut kernels = vec![];
         #[cfg(target_arch = "x86_64")]
+        kernels.extend(AmxBf16::new().map(Kernel::Amx));
+        #[cfg(target_arch = "x86_64")]
         kernels.extend(Avx512Bf16::new().map(Kernel::Avx512Bf16));
         kernels.extend(Vectors::available().into_iter().map(Kernel::Portable));
         kernels
     }
 
-    /// The best, unless the environment forces a kernel without 512-bit vectors (see
-    /// [`KERNEL_VARIABLE`](crate::gemm_i8::KERNEL_VARIABLE)).
+    /// The best of those that use what the chosen kernel for integers uses: the environment may force one without the matrix
+    /// unit, or without 512-bit vectors (see [`KERNEL_VARIABLE`](crate::gemm_i8::KERNEL_VARIABLE)).
     pub fn chosen() -> Kernel {
         static CHOSEN: OnceLock<Kernel> = OnceLock::new();
         *CHOSEN.get_or_init(|| match Vectors::chosen() {
             #[cfg(target_arch = "x86_64")]
             vectors @ Vectors::Avx512(_) => {
+                let unit = chosen().is_ok_and(|kernel| kernel.name().contains("-avx512amx"));
+                if let Some(kernel) = AmxBf16::new().filter(|_| unit) {
+                    return Kernel::Amx(kernel);
+                }
                 Avx512Bf16::new().map_or(Kernel::Portable(vectors), Kernel::Avx512Bf16)
             }
             vectors => Kernel::Portable(vectors),
@@ -156,6 +174,25 @@ impl Kernel {
             Kernel::Portable(vectors) => vectors,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16(kernel) => kernel.vectors(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx(kernel) => kernel.vectors(),
+        }
+    }
+
+    /// Largest number of rows of a tile.
+    fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx(_) => AmxBf16::ROWS,
+            _ => 14,
+        }
+    }
+
+    fn order(self) -> SumOrder {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx(_) => SumOrder::Tiles,
+            _ => SumOrder::Pairs,
         }
     }
 
@@ -168,6 +205,8 @@ impl Kernel {
             Kernel::Portable(Vectors::Avx512(_)) => "bf16bf16f32-avx512",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Bf16(_) => "bf16bf16f32-avx512bf16-14x32",
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx(_) => "bf16bf16f32-avx512amx-32x32",
         }
     }
 }
@@ -177,7 +216,13 @@ pub fn bf16_kernel_name() -> &'static str {
     Kernel::chosen().name()
 }
 
-/// Whether this CPU multiplies bf16 faster than `f32`, that is, has instructions for it which are not switched off.
+/// The order of sums of that kernel: with it, [`scalar`] gives the same bits on any CPU.
+pub fn bf16_sum_order() -> SumOrder {
+    Kernel::chosen().order()
+}
+
+/// Whether this CPU has instructions for bf16 which are not switched off. They are faster than those of `f32`, but for `vdpbf16ps` on
+/// CPUs that have a matrix unit as well, where the unit is what is fast.
 pub fn bf16_is_fast() -> bool {
     !matches!(Kernel::chosen(), Kernel::Portable(_))
 }

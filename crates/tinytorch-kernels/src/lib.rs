@@ -31,7 +31,8 @@ pub use elementwise::{
     quantize_f32_u8, requantize_i32_i8,
 };
 pub use gemm_bf16::{
-    Bf16Elements, MatrixBf16, PackedBf16, bf16_is_fast, bf16_kernel_name, gemm_bf16,
+    Bf16Elements, MatrixBf16, PackedBf16, SumOrder, bf16_is_fast, bf16_kernel_name, bf16_sum_order,
+    gemm_bf16,
 };
 pub use gemm_f32::packed::{Finish, Normalize, PackedF32};
 pub use gemm_f32::{Accumulate, MatrixMut, MatrixRef, Threads, gemm_f32};

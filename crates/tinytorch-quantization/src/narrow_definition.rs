@@ -11,6 +11,7 @@ use crate::folded::Operation;
 use crate::framework::nn::{Conv2d, Layer, indices};
 use crate::framework::{Conv2dOptions, Tensor, no_grad};
 use crate::gemm::gemm_i8;
+use crate::kernels::bf16_sum_order;
 use crate::kernels::gemm_bf16::scalar::gemm_bf16_scalar;
 use crate::kernels::gemm_f32_i8::scalar::dot_f32_i8;
 use crate::kernels::gemm_i4::scalar::dot_f32_i4;
@@ -123,7 +124,8 @@ impl QNarrow {
                     ..MatrixBf16::row_major(values, k)
                 };
                 let dims = Dims { m, n, k };
-                gemm_bf16_scalar(dims, x, weight.transposed(), &mut y, Accumulate::Overwrite);
+                let (order, weight) = (bf16_sum_order(), weight.transposed());
+                gemm_bf16_scalar(order, dims, x, weight, &mut y, Accumulate::Overwrite);
                 add_bias(&mut y, &self.bias);
             }
         }
@@ -202,6 +204,7 @@ impl QNarrow {
                     let window: Vec<f32> = (0..k).map(|i| pixel(i).unwrap_or(0.0)).collect();
                     let mut sum = [0.0];
                     gemm_bf16_scalar(
+                        bf16_sum_order(),
                         crate::kernels::Dims { m: 1, n: 1, k },
                         MatrixBf16::from(MatrixRef::row_major(&window, k)),
                         MatrixBf16::row_major(&weight[output * k..][..k], 1),

@@ -12,7 +12,8 @@ use tinytorch_kernels::gemm_i8::chosen;
 use tinytorch_kernels::histogram::{BINS, count_magnitudes, octave};
 use tinytorch_kernels::{
     Conv2dShape, Finish, GemmI8, Images, PackedConv2d, PackedConv2dF32, PackedWeights, Quantize,
-    Requantize, Threads, dequantize_i8_f32, kernels, min_max, quantize_f32_i8,
+    Requantize, Threads, bf16_kernel_name, bf16_sum_order, dequantize_i8_f32, kernels, min_max,
+    quantize_f32_i8,
 };
 use tinytorch_labs::stopwatch::{Plan, race};
 use tinytorch_labs::table::Table;
@@ -57,6 +58,11 @@ Products, rows x inputs x outputs, that end in 8-bit codes:\n"
     println!(
         "-> is used. TINYTORCH_KERNEL=NAME forces another; the middle of a name is enough (TINYTORCH_KERNEL={}).\n",
         chosen.name().split('-').nth(1).unwrap_or(chosen.name())
+    );
+    println!(
+        "With it, products in bf16 use {}; the order of their sums is {:?} (docs/numerics.md, N24).\n",
+        bf16_kernel_name(),
+        bf16_sum_order()
     );
 
     println!(

@@ -13,9 +13,7 @@ use crate::Dims;
 use crate::gemm_f32::{Accumulate, Threads};
 use crate::gemm_i8::block::BlockMut;
 
-/// Largest number of rows of a tile.
-pub(super) const ROWS: usize = 14;
-/// Tiles whose left side is packed at once: 14 rows · 16 · 512 B = 112 KiB, to stay in L2 beside the right side.
+/// Tiles whose left side is packed at once: 14 rows · 16 · 1 KiB = 224 KiB, to stay in L2 beside the right side.
 const TILES: usize = 16;
 /// Products with fewer multiply-adds than this stay on the caller's thread: waking a second one costs more than it saves.
 const PARALLEL_THRESHOLD: usize = 1 << 20;
@@ -106,17 +104,17 @@ pub(super) fn product(
     if threads == 1 {
         run(kernel, task);
     } else {
-        divide(task, threads)
+        divide(task, threads, kernel.rows())
             .into_par_iter()
             .for_each(|task| run(kernel, task));
     }
 }
 
 /// Divides a task into at most `parts`: by rows if there are enough (each part then packs its own), otherwise by columns.
-fn divide<'a, 'c>(task: Task<'a, 'c>, parts: usize) -> Vec<Task<'a, 'c>> {
-    let by_rows = task.c.rows() >= 2 * parts * ROWS;
+fn divide<'a, 'c>(task: Task<'a, 'c>, parts: usize, rows: usize) -> Vec<Task<'a, 'c>> {
+    let by_rows = task.c.rows() >= 2 * parts * rows;
     let (len, tile) = if by_rows {
-        (task.c.rows(), ROWS)
+        (task.c.rows(), rows)
     } else {
         (task.c.columns(), COLUMNS)
     };
@@ -163,12 +161,14 @@ fn run(kernel: Kernel, mut task: Task<'_, '_>) {
 fn run_with(kernel: Kernel, task: &mut Task<'_, '_>, buffer: &mut Vec<Words>) {
     let (rows, columns) = (task.c.rows(), task.c.columns());
     let vectors = kernel.vectors();
+    #[cfg(target_arch = "x86_64")]
+    let mut unit = super::amx::Unit::default();
     let mut plain = true;
     if let (Kernel::Portable(_), Accumulate::Add) = (kernel, task.accumulate) {
         plain = (0..rows).all(|row| portable::can_be_added_to(task.c.row(row)));
     }
     // Rows are divided evenly: 15 rows are 8 and 7, not 14 and 1, which would leave most of the second tile idle.
-    let tiles = rows.div_ceil(ROWS);
+    let tiles = rows.div_ceil(kernel.rows());
     let tile_start = |tile: usize| tile * rows / tiles;
     for inner in (0..task.k).step_by(2 * INNER) {
         let len = (task.k - inner).min(2 * INNER);
@@ -179,7 +179,7 @@ fn run_with(kernel: Kernel, task: &mut Task<'_, '_>, buffer: &mut Vec<Words>) {
         } else {
             Start::There
         };
-        buffer.resize(TILES * ROWS * vectors_of_row, Words::default());
+        buffer.resize(TILES * kernel.rows() * vectors_of_row, Words::default());
         for first_tile in (0..tiles).step_by(TILES) {
             let last_tile = tiles.min(first_tile + TILES);
             let of_tile = |tile: usize| {
@@ -218,6 +218,8 @@ fn run_with(kernel: Kernel, task: &mut Task<'_, '_>, buffer: &mut Vec<Words>) {
                         start,
                     };
                     match kernel {
+                        #[cfg(target_arch = "x86_64")]
+                        Kernel::Amx(kernel) => kernel.tile(&mut unit, tile),
                         #[cfg(target_arch = "x86_64")]
                         Kernel::Avx512Bf16(kernel) => kernel.tile(tile),
                         Kernel::Portable(vectors) if plain => portable::tile(vectors, tile),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a word     two neighbours of the inner dimension, p and p + 1 (p even): bits 0..16 and 16..32
-//! left       tiles of up to 14 rows, each in blocks of 16 words of a row:
+//! left       tiles of up to 14 or 32 rows, each in blocks of 16 words of a row:
 //!
 //!                words 0..16 of row 0, of row 1, ..., of row r−1 | words 16..32 of row 0, ... | ...
 //!
@@ -196,16 +196,18 @@ pub(super) fn pack_tile(
 ) {
     let mut square = [Words::default(); 16];
     for (block, out) in out.chunks_exact_mut(rows).enumerate() {
-        let part = Part {
-            line: first,
-            lines: rows,
-            inner: inner + 32 * block,
-            len: (len - 32 * block).min(32),
-        };
-        if read(vectors, lines, part, &mut square) == Order::ByWord {
-            transpose(vectors, &mut square);
+        for (part, out) in out.chunks_mut(16).enumerate() {
+            let part = Part {
+                line: first + 16 * part,
+                lines: out.len(),
+                inner: inner + 32 * block,
+                len: (len - 32 * block).min(32),
+            };
+            if read(vectors, lines, part, &mut square) == Order::ByWord {
+                transpose(vectors, &mut square);
+            }
+            out.copy_from_slice(&square[..part.lines]);
         }
-        out.copy_from_slice(&square[..rows]);
     }
 }
 

@@ -29,6 +29,31 @@ pub fn multiply_add_pair(sum: f32, a: [bf16; 2], b: [bf16; 2]) -> f32 {
     multiply_add(multiply_add(sum, a[1], b[1]), a[0], b[0])
 }
 
+/// What `tdpbf16ps` does to one of its sums: the products of even index are summed from zero, and those of odd index, and the
+/// sum of both is added.
+#[inline]
+pub fn add_tile(sum: f32, a: [bf16; TILE], b: [bf16; TILE]) -> f32 {
+    let of = |first: usize| {
+        (first..TILE)
+            .step_by(2)
+            .fold(0.0, |sum, p| multiply_add(sum, a[p], b[p]))
+    };
+    flush(flush(sum) + flush(of(0) + of(1)))
+}
+
+/// Numbers of the inner dimension that a matrix unit takes at once.
+pub const TILE: usize = 32;
+
+/// In which order the products of a sum are added. A different order rounds differently, so it is chosen with the kernel, and
+/// named; neither is more accurate than the other on the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SumOrder {
+    /// That of `vdpbf16ps`: two at a time, the second before the first ([`multiply_add_pair`]).
+    Pairs,
+    /// That of `tdpbf16ps`: [`TILE`] at a time, even and odd ones apart ([`add_tile`]).
+    Tiles,
+}
+
 /// Multiplies two matrices of bf16, one element after the other: `c = a · b`, or `c += a · b`, `c` dense.
 ///
 /// | argument | shape    |
@@ -40,7 +65,10 @@ pub fn multiply_add_pair(sum: f32, a: [bf16; 2], b: [bf16; 2]) -> f32 {
 /// # The maths
 ///
 /// ```text
-/// c[i,j] = Σₚ bf16(a[i,p]) · bf16(b[p,j])        in pairs of p: 1, 0, 3, 2, 5, 4, ...; if k is odd, a zero follows
+/// c[i,j] = Σₚ bf16(a[i,p]) · bf16(b[p,j])
+///
+/// Pairs    p = 1, 0, 3, 2, 5, 4, ...; if k is odd, a zero follows
+/// Tiles    (0 + 2 + ... + 30) + (1 + 3 + ... + 31), then 32 to 63, ...; zeros follow until the last tile is full
 /// ```
 ///
 /// With `k = 0` the sum is 0, or what `c` held.
@@ -50,6 +78,7 @@ pub fn multiply_add_pair(sum: f32, a: [bf16; 2], b: [bf16; 2]) -> f32 {
 /// If a slice is too short.
 #[track_caller]
 pub fn gemm_bf16_scalar(
+    order: SumOrder,
     dims: Dims,
     a: MatrixBf16<'_>,
     b: MatrixBf16<'_>,
@@ -59,19 +88,22 @@ pub fn gemm_bf16_scalar(
     let Dims { m, n, k } = dims;
     for i in 0..m {
         for j in 0..n {
-            let pair = |p: usize| {
-                let a = [p, p + 1].map(|p| element(a, i, p, p < k));
-                let b = [p, p + 1].map(|p| element(b, p, j, p < k));
-                (a, b)
-            };
+            let left = |p: usize| element(a, i, p, p < k);
+            let right = |p: usize| element(b, p, j, p < k);
             let start = match accumulate {
                 Accumulate::Overwrite => 0.0,
                 Accumulate::Add => c[i * n + j],
             };
-            c[i * n + j] = (0..k)
-                .step_by(2)
-                .map(pair)
-                .fold(start, |sum, (a, b)| multiply_add_pair(sum, a, b));
+            c[i * n + j] = match order {
+                SumOrder::Pairs => (0..k).step_by(2).fold(start, |sum, p| {
+                    let pair = [p, p + 1];
+                    multiply_add_pair(sum, pair.map(left), pair.map(right))
+                }),
+                SumOrder::Tiles => (0..k).step_by(TILE).fold(start, |sum, p| {
+                    let tile: [usize; TILE] = std::array::from_fn(|i| p + i);
+                    add_tile(sum, tile.map(left), tile.map(right))
+                }),
+            };
         }
     }
 }
@@ -101,6 +133,21 @@ mod tests {
         assert_eq!(sum, 0.0);
         let sum = multiply_add_pair(65536.0, [small, -big], [one, one]);
         assert_eq!(sum, 0.003_906_25);
+    }
+
+    #[test]
+    fn a_tile_is_summed_before_it_is_added_even_and_odd_numbers_apart() {
+        // Half a step of f32 at 2²⁴: added one by one, ones are lost there; the sum of two of them is not.
+        let big = 16_777_216.0;
+        let one = bf16::ONE;
+        let mut a = [bf16::ZERO; TILE];
+        (a[0], a[1]) = (one, one);
+        assert_eq!(multiply_add_pair(big, [one, one], [one, one]), big);
+        assert_eq!(add_tile(big, a, [one; TILE]), big + 2.0);
+        // 2²⁴ among the even ones swallows a one of the even ones behind it, and none of the odd ones, which are two.
+        let big = bf16::from_f32(big);
+        (a[0], a[1], a[2], a[3]) = (big, one, one, one);
+        assert_eq!(add_tile(0.0, a, [one; TILE]), big.to_f32() + 2.0);
     }
 
     #[test]

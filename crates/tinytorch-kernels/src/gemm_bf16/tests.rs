@@ -71,21 +71,27 @@ fn assert_kernels_agree(dims: Dims, kind: Numbers, random: &mut Random) {
     for (i, j) in [(0, 0), (1, 1), (2, 3), (3, 2), (0, 3), (1, 2)] {
         let (a, b): (MatrixBf16<'_>, MatrixBf16<'_>) = (lefts[i], rights[j]);
         for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
-            let mut expected = before.clone();
-            gemm_bf16_scalar(dims, a, b, &mut expected, accumulate);
-            let expected = bits(&expected);
+            let expected = [SumOrder::Pairs, SumOrder::Tiles].map(|order| {
+                let mut expected = before.clone();
+                gemm_bf16_scalar(order, dims, a, b, &mut expected, accumulate);
+                bits(&expected)
+            });
             for kernel in Kernel::available() {
+                let expected = match kernel.order() {
+                    SumOrder::Pairs => &expected[0],
+                    SumOrder::Tiles => &expected[1],
+                };
                 let what =
                     format!("{dims:?} {kind:?} {accumulate:?}, layouts {i} and {j}, {kernel:?}");
                 let mut c = before.clone();
                 let out = MatrixMut::row_major(&mut c, n);
                 gemm_bf16_with(kernel, dims, a, b, out, accumulate, Threads::Auto);
-                assert!(bits(&c) == expected, "{what}");
+                assert!(bits(&c) == *expected, "{what}");
                 let packed = PackedBf16::with_kernel(kernel, n, k, b);
                 let mut c = before.clone();
                 let out = MatrixMut::row_major(&mut c, n);
                 packed.product(m, a, out, accumulate, Threads::One);
-                assert!(bits(&c) == expected, "packed, {what}");
+                assert!(bits(&c) == *expected, "packed, {what}");
                 if j == 3 {
                     let subnormal = |x: &bf16| x.to_bits() & 0x7f80 == 0;
                     let flushed =
@@ -116,13 +122,19 @@ fn worked_example() {
 #[test]
 fn every_kernel_agrees_at_the_edges_of_tiles() {
     let random = &mut Random::new(21);
-    for m in [1, 13, 14, 15, 29] {
+    for m in [1, 13, 14, 15, 17, 29, 33] {
         for (n, k) in [(1, 1), (16, 31), (17, 32), (32, 33), (33, 2), (65, 257)] {
             assert_kernels_agree(Dims { m, n, k }, Numbers::Usual, random);
         }
     }
     // More rows than are packed at once, more words than are summed at once.
-    for (m, n, k) in [(227, 5, 3), (2, 33, 515), (15, 3, 513)] {
+    for (m, n, k) in [
+        (227, 5, 3),
+        (2, 33, 515),
+        (15, 3, 513),
+        (32, 32, 544),
+        (517, 5, 35),
+    ] {
         assert_kernels_agree(Dims { m, n, k }, Numbers::Usual, random);
     }
 }
@@ -197,9 +209,16 @@ fn broadcast_and_spaced_matrices_are_read_where_they_lie() {
         };
         let b = a.transposed().into();
         let a = a.into();
-        let mut expected = vec![0.0; 15 * 18];
-        gemm_bf16_scalar(dims, a, b, &mut expected, Accumulate::Overwrite);
         for kernel in Kernel::available() {
+            let mut expected = vec![0.0; 15 * 18];
+            gemm_bf16_scalar(
+                kernel.order(),
+                dims,
+                a,
+                b,
+                &mut expected,
+                Accumulate::Overwrite,
+            );
             let mut c = vec![7.0; 15 * 20];
             let out = MatrixMut {
                 data: &mut c,

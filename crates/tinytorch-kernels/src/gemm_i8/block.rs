@@ -8,6 +8,7 @@
 )]
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A mutable view of `[rows, columns]` elements, `row_stride` apart.
 #[derive(Debug)]
@@ -81,6 +82,24 @@ impl<'a, T> BlockMut<'a, T> {
         unsafe {
             std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride), self.columns)
         }
+    }
+
+    /// Where a rectangle begins, and how many elements further its next row does: for instructions that write several rows.
+    ///
+    /// # Panics
+    ///
+    /// If the block has no such rectangle.
+    #[inline]
+    pub fn rectangle(&mut self, rows: Range<usize>, columns: Range<usize>) -> (*mut T, usize) {
+        let inside = rows.start < rows.end && rows.end <= self.rows;
+        let inside = inside && columns.start < columns.end && columns.end <= self.columns;
+        assert!(
+            inside,
+            "{rows:?} x {columns:?} of [{}, {}]",
+            self.rows, self.columns
+        );
+        let first = rows.start * self.row_stride + columns.start;
+        (self.start.wrapping_add(first), self.row_stride)
     }
 
     /// Where a row begins: an address to prefetch, for any row.
