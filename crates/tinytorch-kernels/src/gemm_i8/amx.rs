@@ -4,10 +4,7 @@
 //! reading the weights bounds anyway, and windows of images. A tile is 32 rows by 32 columns: four tile registers are sums, two hold
 //! activations, two weights (`unit.rs`). Sums leave the unit through memory, and end as those of the other kernel do, while the
 //! unit computes the next ones (`drive.rs`).
-#![expect(
-    unsafe_code,
-    reason = "calls that need CPU features"
-)]
+#![expect(unsafe_code, reason = "calls that need CPU features")]
 
 mod drive;
 mod unit;

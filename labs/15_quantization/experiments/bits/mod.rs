@@ -83,7 +83,7 @@ impl Experiment for Bits {
     fn run(&self, lab: &Lab) -> Result<Box<dyn Finding>> {
         let effort = lab.settings.effort;
         let all_bits: &[u32] = effort.pick(&[3], &[8, 4, 3, 2], &[8, 7, 6, 5, 4, 3, 2]);
-        let trained_bits: &[u32] = effort.pick(&[3], &[2], &[8, 6, 4, 3, 2]);
+        let trained_bits: &[u32] = effort.pick(&[3], &[2], all_bits);
         let training_epochs = effort.pick(1, 3, lab.settings.epochs);
         let mut report = Report {
             f32: Vec::new(),
