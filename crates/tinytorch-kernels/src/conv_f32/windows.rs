@@ -176,7 +176,8 @@ unsafe impl<'a> Left<'a> for Windows<'a> {
     }
 
     #[inline(always)]
-    fn step(&self, p: usize) -> usize {
-        self.geometry.steps[p]
+    unsafe fn step(&self, p: usize) -> usize {
+        // SAFETY: `p < k`, the caller says.
+        unsafe { *self.geometry.steps.get_unchecked(p) }
     }
 }

@@ -41,7 +41,7 @@ const ROWS_WORTH_DIVIDING: usize = 32;
 const PANELS_WORTH_DIVIDING: usize = 8;
 
 /// Bytes of `a` that stay in a second cache while panels pass by: half of 2 MiB.
-const CACHED_BYTES: usize = 1 << 20;
+pub(super) const CACHED_BYTES: usize = 1 << 20;
 
 /// The right side of products, `[k, n]`.
 #[derive(Clone, Debug, Default)]

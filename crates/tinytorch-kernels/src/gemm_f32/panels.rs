@@ -28,7 +28,11 @@ pub(crate) unsafe trait Left<'a>: Copy + Send + Sync {
     fn row(&self, row: usize) -> &'a [f32];
 
     /// Where in the memory of a row its element `p` is.
-    fn step(&self, p: usize) -> usize;
+    ///
+    /// # Safety
+    ///
+    /// `p < k()`.
+    unsafe fn step(&self, p: usize) -> usize;
 }
 
 /// Rows of `k` contiguous elements.
@@ -57,7 +61,7 @@ unsafe impl<'a> Left<'a> for Rows<'a> {
     }
 
     #[inline(always)]
-    fn step(&self, p: usize) -> usize {
+    unsafe fn step(&self, p: usize) -> usize {
         p
     }
 }
@@ -201,8 +205,10 @@ fn baseline_tile<'a, L: Left<'a>, const ROWS: usize>(
     let (panel, _) = task.panels.at(task.first_column + column);
     let rows: [&[f32]; ROWS] = std::array::from_fn(|i| task.row(row + i));
     let mut sums = [Line::ZERO; ROWS];
+    assert!(panel.len() == task.left.k());
     for (p, line) in panel.iter().enumerate() {
-        let step = task.left.step(p);
+        // SAFETY: `p < k`, as asserted.
+        let step = unsafe { task.left.step(p) };
         for (sums, row) in sums.iter_mut().zip(&rows) {
             for (sum, &weight) in sums.0.iter_mut().zip(&line.0) {
                 *sum += row[step] * weight;

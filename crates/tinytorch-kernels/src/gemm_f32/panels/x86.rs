@@ -6,10 +6,33 @@
 //! A multiply-add takes 4 cycles, so fewer than 4 (or 8) independent sums leave the CPU idle. A panel one line wide therefore
 //! sums each element in `CHAINS` parts, every so many steps to one part, whatever the number of rows is.
 
+mod transpose;
+
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{Accumulate, Finish, Left, Line, Task};
-use crate::gemm_f32::packed::Normalize;
+use crate::gemm_f32::packed::{CACHED_BYTES, Normalize};
+pub(super) use transpose::transpose;
+
+/// Bytes of a panel that stay in a first cache of 48 KiB beside what else a tile reads.
+const FIRST_CACHE: usize = 40 << 10;
+
+/// Steps from asking for lines of a panel to using them: 16 · 12 cycles for 8 rows of 3 vectors, more than the second cache takes.
+const AHEAD: usize = 16;
+
+/// Asks for the cache line at an address, which may be any.
+#[inline(always)]
+fn prefetch(line: *const Line) {
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is allowed.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+}
+
+/// Rows that are multiplied with all panels before the next ones, whole tiles: they stay in the second cache meanwhile.
+fn rows_at_once(k: usize, tile: usize) -> usize {
+    let rows = CACHED_BYTES / size_of::<f32>() / k.max(1);
+    (rows / tile * tile).max(8 * tile)
+}
 
 /// Defines `run` for one instruction set.
 macro_rules! panels {
@@ -31,7 +54,8 @@ macro_rules! panels {
             /// Parts of a sum in a panel one line wide, when whole panels are wider.
             const CHAINS: usize = $chains;
             /// Rows of a tile, and of one that is one line wide.
-            const ROWS: [usize; 2] = [[$($rows),*].len(), [$($narrow_rows),*].len()];
+            const ROWS: [usize; 2] = [HIGHEST, [$($narrow_rows),*].len()];
+            const HIGHEST: usize = [$($rows),*].len();
 
             /// The sums of some rows and lines.
             type Sums<const ROWS: usize, const WIDE: usize> = [[[$vector; PER_LINE]; WIDE]; ROWS];
@@ -44,36 +68,79 @@ macro_rules! panels {
                 if rows == 1 && task.panels.wide > 1 {
                     done = one_row(&mut task);
                 }
-                for column in (done..columns).step_by(width) {
-                    let (panel, wide) = task.panels.at(task.first_column + column);
-                    // Divided evenly: 9 rows are 5 and 4, not 8 and 1, which would read the panel for one row alone.
-                    let tiles = rows.div_ceil(ROWS[usize::from(wide == 1)]);
-                    for tile in 0..tiles {
-                        let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
-                        tile_of(end - start, wide, panel, start, column, &mut task);
+                let at_once = rows_at_once(task.left.k(), ROWS[0]);
+                for first in (0..rows).step_by(at_once) {
+                    let end = rows.min(first + at_once);
+                    for column in (done..columns).step_by(width) {
+                        let (panel, wide) = task.panels.at(task.first_column + column);
+                        let highest = ROWS[usize::from(wide == 1)];
+                        // The last two tiles share their rows evenly: 9 rows are 5 and 4, not 8 and 1, which would read the
+                        // panel for one row alone.
+                        let tiles = (end - first).div_ceil(highest);
+                        let whole = first + tiles.saturating_sub(2) * highest;
+                        let half = whole + (end - whole).div_ceil(2.min(tiles));
+                        for (rows, height) in
+                            [(first..whole, highest), (whole..half, half - whole), (half..end, end - half)]
+                        {
+                            if !rows.is_empty() {
+                                tiles_of(height, wide, panel, rows, column, &mut task);
+                            }
+                        }
                     }
                 }
             }
 
+            /// Tiles of `height` rows each.
             #[target_feature(enable = $features)]
-            fn tile_of<'a, L: Left<'a>>(
-                rows: usize,
+            fn tiles_of<'a, L: Left<'a>>(
+                height: usize,
                 wide: usize,
                 panel: &[Line],
-                row: usize,
+                rows: Range<usize>,
                 column: usize,
                 task: &mut Task<'a, L>,
             ) {
-                match (rows, wide) {
-                    $(($narrow_rows, 1) => tile::<L, $narrow_rows, 1, CHAINS>(panel, row, column, task),)*
-                    $(($rows, 2) if LINES > 1 => tile::<L, $rows, 2, 1>(panel, row, column, task),)*
-                    $(($rows, 3) if LINES > 1 => tile::<L, $rows, 3, 1>(panel, row, column, task),)*
-                    _ => unreachable!("a tile of {rows} rows and {wide} lines"),
+                let far = size_of_val(panel) > FIRST_CACHE;
+                match (height, wide) {
+                    $(($narrow_rows, 1) => tiles::<L, $narrow_rows, 1, CHAINS, false>(panel, rows, column, task),)*
+                    (HIGHEST, 2) if LINES > 1 && far => tiles::<L, HIGHEST, 2, 1, true>(panel, rows, column, task),
+                    (HIGHEST, 3) if LINES > 1 && far => tiles::<L, HIGHEST, 3, 1, true>(panel, rows, column, task),
+                    $(($rows, 2) if LINES > 1 => tiles::<L, $rows, 2, 1, false>(panel, rows, column, task),)*
+                    $(($rows, 3) if LINES > 1 => tiles::<L, $rows, 3, 1, false>(panel, rows, column, task),)*
+                    _ => unreachable!("a tile of {height} rows and {wide} lines"),
+                }
+            }
+
+            /// `FAR`: the panel comes from beyond the first cache, and its lines are asked for some steps before they are used.
+            #[target_feature(enable = $features)]
+            fn tiles<
+                'a,
+                L: Left<'a>,
+                const ROWS: usize,
+                const WIDE: usize,
+                const CHAINS: usize,
+                const FAR: bool,
+            >(
+                panel: &[Line],
+                rows: Range<usize>,
+                column: usize,
+                task: &mut Task<'a, L>,
+            ) {
+                for row in rows.step_by(ROWS) {
+                    tile::<L, ROWS, WIDE, CHAINS, FAR>(panel, row, column, task);
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tile<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize, const CHAINS: usize>(
+            #[inline]
+            fn tile<
+                'a,
+                L: Left<'a>,
+                const ROWS: usize,
+                const WIDE: usize,
+                const CHAINS: usize,
+                const FAR: bool,
+            >(
                 panel: &[Line],
                 row: usize,
                 column: usize,
@@ -87,6 +154,10 @@ macro_rules! panels {
                 let mut sums = [[[[$zero(); PER_LINE]; WIDE]; ROWS]; CHAINS];
                 let (groups, rest) = panel.as_chunks::<CHAINS>();
                 for (group, lines) in groups.iter().enumerate() {
+                    if FAR {
+                        let ahead = lines.as_ptr().wrapping_add(AHEAD).cast::<Line>();
+                        (0..WIDE * CHAINS).for_each(|line| prefetch(ahead.wrapping_add(line)));
+                    }
                     for (chain, (sums, lines)) in sums.iter_mut().zip(lines).enumerate() {
                         step(left, &rows, group * CHAINS + chain, lines, sums);
                     }
@@ -103,7 +174,7 @@ macro_rules! panels {
                     }
                     apart /= 2;
                 }
-                write(&sums[0], row, column, task);
+                write(sums[0], row, column, task);
             }
 
             /// Adds the products of element `p` of each row, of which there are `k`.
@@ -116,10 +187,11 @@ macro_rules! panels {
                 lines: &[Line; WIDE],
                 sums: &mut Sums<ROWS, WIDE>,
             ) {
-                let at = left.step(p);
+                // SAFETY: `p < k`, as there is a line for each.
+                let at = unsafe { left.step(p) };
                 let weights = load(lines);
                 for (sums, row) in sums.iter_mut().zip(rows) {
-                    // SAFETY: `p < k`, as there is a line for each, so by the contract of `Left` this is inside every row.
+                    // SAFETY: as above, so by the contract of `Left` this is inside every row.
                     let value = $set(unsafe { *row.get_unchecked(at) });
                     for (sums, weights) in sums.iter_mut().zip(&weights) {
                         for (sum, &weights) in sums.iter_mut().zip(weights) {
@@ -189,7 +261,7 @@ macro_rules! panels {
                     }
                 }
                 for (sums, column) in sums.iter().zip(starts) {
-                    write(sums, 0, column, task);
+                    write(*sums, 0, column, task);
                 }
             }
 
@@ -266,10 +338,59 @@ macro_rules! panels {
                 values
             }
 
-            /// Ends the sums of some rows, whole lines or what is left of the last.
+            /// Ends the sums of some rows.
             #[target_feature(enable = $features)]
             #[inline]
             fn write<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize>(
+                sums: Sums<ROWS, WIDE>,
+                row: usize,
+                column: usize,
+                task: &mut Task<'a, L>,
+            ) {
+                let whole = task.out.columns() - column >= WIDE * Line::LEN;
+                let Finish { accumulate, normalize, .. } = task.finish;
+                if whole && normalize.is_none() && accumulate == Accumulate::Overwrite {
+                    write_whole(sums, row, column, task);
+                } else {
+                    write_any(&sums, row, column, task);
+                }
+            }
+
+            /// Whole lines, from registers: a tile of few steps takes as long to end as to sum.
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn write_whole<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize>(
+                sums: Sums<ROWS, WIDE>,
+                row: usize,
+                column: usize,
+                task: &mut Task<'a, L>,
+            ) {
+                let Finish { bias, relu, .. } = task.finish;
+                let mut biases = [[$zero(); PER_LINE]; WIDE];
+                if !bias.is_empty() {
+                    let bias = bias[column..].as_chunks().0;
+                    for (biases, bias) in biases.iter_mut().zip(&bias[..WIDE]) {
+                        *biases = load_line(bias);
+                    }
+                }
+                // Of NaN, and of equals, the instruction returns the second: below this bound nothing changes.
+                let least = if relu { $zero() } else { $set(f32::NEG_INFINITY) };
+                for (i, sums) in sums.into_iter().enumerate() {
+                    let out = &mut task.out.row(row + i)[column..];
+                    let lines = &mut out.as_chunks_mut().0[..WIDE];
+                    for ((line, mut values), biases) in lines.iter_mut().zip(sums).zip(&biases) {
+                        for (value, &bias) in values.iter_mut().zip(biases) {
+                            *value = $max(least, $add(*value, bias));
+                        }
+                        store_line(values, line);
+                    }
+                }
+            }
+
+            /// Whole lines or what is left of the last, with everything that can happen to them.
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn write_any<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize>(
                 sums: &Sums<ROWS, WIDE>,
                 row: usize,
                 column: usize,
@@ -350,49 +471,6 @@ fn begin_of(values: &[f32]) -> [f32; Line::LEN] {
             let mut line = [0.0; Line::LEN];
             line[..values.len()].copy_from_slice(values);
             line
-        }
-    }
-}
-
-/// Writes column `i` of a block to `into[i]`.
-///
-/// Pairs, then pairs of pairs, within the quarters of the registers; then the quarters themselves.
-#[target_feature(enable = "avx512f")]
-pub(super) fn transpose(
-    block: [&[f32; Line::LEN]; Line::LEN],
-    into: [&mut [f32; Line::LEN]; Line::LEN],
-) {
-    // SAFETY: 16 elements each.
-    let rows = block.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) });
-    let mut pairs = [_mm512_setzero_pd(); 16];
-    for i in 0..8 {
-        pairs[2 * i] = _mm512_castps_pd(_mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]));
-        pairs[2 * i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]));
-    }
-    // fours[4 g + c]: rows 4 g..4 g + 4 of columns c, c + 4, c + 8, c + 12.
-    let mut fours = [_mm512_setzero_ps(); 16];
-    for g in 0..4 {
-        for half in 0..2 {
-            let (left, right) = (pairs[4 * g + half], pairs[4 * g + 2 + half]);
-            fours[4 * g + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(left, right));
-            fours[4 * g + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(left, right));
-        }
-    }
-    for c in 0..4 {
-        // Quarters q of the four vectors are column c + 4 q: a transposition of 4 x 4 quarters.
-        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(fours[c], fours[4 + c]);
-        let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(fours[c], fours[4 + c]);
-        let low_after = _mm512_shuffle_f32x4::<0b01_00_01_00>(fours[8 + c], fours[12 + c]);
-        let high_after = _mm512_shuffle_f32x4::<0b11_10_11_10>(fours[8 + c], fours[12 + c]);
-        let columns = [
-            _mm512_shuffle_f32x4::<0b10_00_10_00>(low, low_after),
-            _mm512_shuffle_f32x4::<0b11_01_11_01>(low, low_after),
-            _mm512_shuffle_f32x4::<0b10_00_10_00>(high, high_after),
-            _mm512_shuffle_f32x4::<0b11_01_11_01>(high, high_after),
-        ];
-        for (q, column) in columns.into_iter().enumerate() {
-            // SAFETY: 16 elements.
-            unsafe { _mm512_storeu_ps(into[c + 4 * q].as_mut_ptr(), column) };
         }
     }
 }
