@@ -15,7 +15,9 @@ mod abandoned;
 mod budget;
 mod job;
 mod kept;
+mod public;
 mod rustc;
+mod slot;
 mod split;
 mod stopped;
 

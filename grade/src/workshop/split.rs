@@ -15,6 +15,8 @@ use std::fmt::Write as _;
 
 use tito::markers::Marked;
 
+use super::public::{open, public_items};
+use super::slot::Slot;
 use crate::course::{Course, Texts};
 use crate::graft::Assembled;
 
@@ -40,32 +42,6 @@ struct Cut {
     /// Lines (from 0) with imports.
     imports: Vec<usize>,
     slots: Vec<Slot>,
-}
-
-/// One function with a hole.
-#[derive(Clone, Debug, PartialEq)]
-struct Slot {
-    tag: String,
-    /// Lines from the function's first to the marker, and from the other marker to the function's last.
-    before: usize,
-    after: usize,
-    /// `quantize`.
-    name: String,
-    /// From `(` to before `{`.
-    signature: String,
-    /// For a method: its type.
-    of: Option<String>,
-    arguments: Vec<Argument>,
-    /// ` -> Result<()>`, or nothing.
-    output: String,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Argument {
-    /// How the dispatcher passes it on.
-    passed: String,
-    /// Its type in the slot.
-    kind: String,
 }
 
 impl Split {
@@ -97,7 +73,8 @@ impl Split {
 
     /// The sources of a submission's own crate.
     pub fn holes(&self, files: &[Assembled]) -> Option<Texts> {
-        let mut root = "#![allow(unused_imports)]\npub use subject::*;\n".to_owned();
+        let mut root =
+            "#![allow(unused_imports, non_camel_case_types)]\npub use subject::*;\n".to_owned();
         let mut install = String::new();
         let mut texts = Texts::new();
         for cut in &self.files {
@@ -111,62 +88,6 @@ impl Split {
         texts.insert(ROOT.to_owned(), root.into_bytes());
         Some(texts)
     }
-}
-
-/// What a crate keeps to itself, for everybody: the holes are another crate now.
-fn open(text: &str) -> String {
-    text.replace("pub(crate) ", "pub ")
-        .replace("pub(super) ", "pub ")
-}
-
-/// Makes private items, fields and methods public, up to the tests.
-fn public_items(text: &str) -> String {
-    const ITEMS: [&str; 8] = [
-        "fn ", "const ", "struct ", "enum ", "static ", "type ", "trait ", "mod ",
-    ];
-    #[derive(PartialEq)]
-    enum In {
-        Nothing,
-        Struct,
-        Methods,
-    }
-    let mut inside = In::Nothing;
-    let mut is_test = false;
-    let mut out = String::new();
-    for line in text.split_inclusive('\n') {
-        is_test |= line.starts_with("#[cfg(test)]");
-        let code = line.trim_end();
-        let field = code.strip_prefix("    ").filter(|code| {
-            let name = code.split(':').next().unwrap_or_default();
-            let is_word = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
-            code.contains(": ") && !name.is_empty() && name.chars().all(is_word)
-        });
-        let method = code
-            .strip_prefix("    ")
-            .filter(|code| code.starts_with("fn ") || code.starts_with("const "));
-        let is_item = ITEMS.iter().any(|item| code.starts_with(item));
-        let is_struct =
-            code.ends_with('{') && (code.starts_with("pub struct ") || code.starts_with("struct "));
-        if is_test {
-        } else if is_item {
-            out.push_str("pub ");
-        } else if inside == In::Struct && field.is_some()
-            || inside == In::Methods && method.is_some()
-        {
-            out.push_str("    pub ");
-            out.push_str(line.trim_start());
-            continue;
-        }
-        if is_struct {
-            inside = In::Struct;
-        } else if code.starts_with("impl ") && code.ends_with('{') && !code.contains(" for ") {
-            inside = In::Methods;
-        } else if code == "}" {
-            inside = In::Nothing;
-        }
-        out.push_str(line);
-    }
-    out
 }
 
 impl Cut {
@@ -276,116 +197,6 @@ impl Cut {
             "{}\n{more}\npub fn fill_the_slots() {{ {install} }}\n",
             lines.join("\n")
         ))
-    }
-}
-
-impl Slot {
-    /// The function around the hole whose markers stand on these lines (from 0).
-    fn new(lines: &[&str], tag: &str, begin: usize, end: usize) -> Option<Slot> {
-        let indent_of = |line: &str| line.len() - line.trim_start().len();
-        let indent = indent_of(lines.get(begin)?).checked_sub(4)?;
-        let is_first = |line: &&str| {
-            let code = line.trim_start();
-            indent_of(line) == indent && (code.starts_with("fn ") || code.starts_with("pub fn "))
-        };
-        let first = (0..begin).rev().find(|&line| is_first(&lines[line]))?;
-        let last = (end..lines.len())
-            .find(|&line| indent_of(lines[line]) == indent && lines[line].trim() == "}")?;
-        let open = (first..begin).find(|&line| lines[line].ends_with('{'))?;
-        let of = match indent {
-            0 => None,
-            4 => {
-                let head = lines[..first].iter().rev();
-                let head = head.filter(|line| indent_of(line) == 0 && !line.is_empty());
-                let head = head.map(|line| line.strip_prefix("impl ")).next()??;
-                let of = head.strip_suffix(" {")?.rsplit(' ').next()?;
-                (!of.contains(['<', '&'])).then(|| Some(of.to_owned()))?
-            }
-            _ => return None,
-        };
-        let head: Vec<&str> = lines[first..=open].iter().map(|line| line.trim()).collect();
-        let head = head.join(" ");
-        let (name, signature) = head.split_once("fn ")?.1.split_once('(')?;
-        let signature = format!("({}", signature.strip_suffix('{')?.trim_end());
-        let (arguments, output) = arguments(&signature)?;
-        if name.contains('<') || signature.contains("Self") || signature.contains(" where ") {
-            return None;
-        }
-        let arguments = arguments
-            .into_iter()
-            .map(|argument| Argument::new(argument, of.as_deref()))
-            .collect::<Option<Vec<Argument>>>()?;
-        Some(Slot {
-            tag: tag.to_owned(),
-            before: begin - first,
-            after: last - end,
-            name: name.to_owned(),
-            output: output.to_owned(),
-            arguments,
-            signature,
-            of,
-        })
-    }
-
-    /// `HOLE_15_6A`.
-    fn own(&self) -> String {
-        let tag = self.tag.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        format!("HOLE_{}", tag.to_uppercase())
-    }
-}
-
-/// The arguments between the outer brackets, and what follows these.
-fn arguments(signature: &str) -> Option<(Vec<&str>, &str)> {
-    let mut depth = 0_usize;
-    let mut begin = 1;
-    let mut found = Vec::new();
-    for (place, c) in signature.char_indices() {
-        match c {
-            '(' | '[' | '<' | '{' => depth += 1,
-            // An arrow is no bracket.
-            '>' if signature[..place].ends_with('-') => {}
-            ')' | ']' | '>' | '}' => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        if depth == 1 && c == ',' || depth == 0 {
-            let argument = signature[begin..place].trim();
-            if !argument.is_empty() {
-                found.push(argument);
-            }
-            begin = place + 1;
-        }
-        if depth == 0 {
-            return Some((found, &signature[begin..]));
-        }
-    }
-    None
-}
-
-impl Argument {
-    fn new(text: &str, of: Option<&str>) -> Option<Argument> {
-        if let Some(own) = text.strip_suffix("self") {
-            let kind = format!("{own}{}", of?);
-            return Some(Argument {
-                passed: "self".into(),
-                kind,
-            });
-        }
-        let (name, kind) = text.split_once(": ")?;
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        name.chars().all(is_word).then_some(())?;
-        let item = kind
-            .strip_prefix("impl IntoIterator<")
-            .and_then(|kind| kind.strip_suffix('>'));
-        match item {
-            Some(item) => Some(Argument {
-                passed: format!("&mut {name}.into_iter()"),
-                kind: format!("&mut dyn Iterator<{item}>"),
-            }),
-            None => (!kind.contains("impl ")).then(|| Argument {
-                passed: name.to_owned(),
-                kind: kind.to_owned(),
-            }),
-        }
     }
 }
 
