@@ -27,8 +27,9 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Those in `store` that were made from `parts`.
-    pub fn new(store: PathBuf, parts: &[String]) -> Kept {
+    /// Those in `store` that were made from `parts`, in whatever order these are named.
+    pub fn new(store: PathBuf, mut parts: Vec<String>) -> Kept {
+        parts.sort();
         Kept {
             store,
             key: hash(parts.join("\n").as_bytes())[..32].to_owned(),
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     fn kept(store: &Path, part: &str) -> Kept {
-        Kept::new(store.join("store"), &[part.to_owned()])
+        Kept::new(store.join("store"), vec![part.to_owned()])
     }
 
     #[test]
@@ -127,6 +128,15 @@ mod tests {
         assert_eq!(fs::read_to_string(&product).expect("there"), "text");
         let mode = fs::metadata(&one.store).expect("there").permissions();
         assert_eq!(mode.mode() & 0o077, 0);
+    }
+
+    /// Cargo names compiled crates in another order every time, and nothing that was kept was found again.
+    #[test]
+    fn the_order_of_parts_says_nothing() {
+        let key =
+            |parts: [&str; 2]| Kept::new(PathBuf::new(), parts.map(str::to_owned).to_vec()).key;
+        assert_eq!(key(["one", "other"]), key(["other", "one"]));
+        assert_ne!(key(["one", "other"]), key(["one", "one"]));
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Workshop {
             parts.push(format!("{} {seen:?}", file.display()));
         }
         let products = tito::subject::products(&course.module, &self.dependencies);
-        Kept::new(products.join("graded"), &parts)
+        Kept::new(products.join("graded"), parts)
     }
 
     /// The folder.
