@@ -3,6 +3,7 @@
 //! ```text
 //! job-0/holes/   the submission's functions with holes, and nothing else: read by the cell that compiles them against the library
 //! job-0/src/     the student's crate as a whole, for what cannot be compiled so: the given files, and the submission's
+//! job-0/bare/    the same, without the bodies of the functions in the given files: for the errors in the submission's
 //! job-0/out/     what cells write; emptied before every submission
 //! job-0/runner   the linked program; a cell may start it and not read it
 //! ```
@@ -23,6 +24,7 @@ use tito::failure::Failure;
 use tito::lock::cannot_write;
 
 use super::budget::Budget;
+use super::skeleton::skeletons;
 use super::{Diagnostic, Halves, Stop, Workshop, errors, lay_out, make_folder, mode, rustc, split};
 use crate::course::Course;
 use crate::graft::Assembled;
@@ -100,6 +102,7 @@ impl<'a> Job<'a> {
             module: course.module.folder(),
         };
         lay_out(&job.folder.join("src"), &course.given)?;
+        lay_out(&job.folder.join("bare"), &skeletons(&course.given))?;
         let stubs: Vec<Assembled> = course
             .stubs
             .iter()
@@ -201,34 +204,22 @@ impl<'a> Job<'a> {
     /// The whole crate. With `check`, its errors are looked for first, which is the most that most of those that come here need.
     fn build_whole(&self, files: &[Assembled], most: Duration, check: bool) -> Result<Built> {
         self.clear()?;
-        for file in files {
-            let path = self.folder.join("src").join(&self.module).join(&file.file);
-            let is_same = fs::read(&path).is_ok_and(|text| text == file.text.as_bytes());
-            if !is_same {
-                fs::write(&path, &file.text).map_err(|error| cannot_write(&path, &error))?;
-            }
+        if check && let Some(built) = self.check_bare(files, most)? {
+            return Ok(built);
         }
         let out = self.out();
         let library = out.join("libsubject.rlib");
         let source = self.folder.join("src");
+        self.hand_in(&source, files)?;
         let step = Step {
             see: std::slice::from_ref(&source),
             folder: &source,
             links: false,
         };
-        for metadata in [true, false] {
-            if metadata && !check {
-                continue;
-            }
-            let mut arguments = rustc::subject_arguments(self.workshop, &library, &out);
-            if metadata {
-                arguments.retain(|argument| !argument.to_string_lossy().starts_with("--emit="));
-                arguments.push("--emit=metadata".into());
-            }
-            arguments.push(self.root.clone().into());
-            if let Some(built) = self.compile(&arguments, step, most, YOURS)? {
-                return Ok(built);
-            }
+        let mut arguments = rustc::subject_arguments(self.workshop, &library, &out);
+        arguments.push(self.root.clone().into());
+        if let Some(built) = self.compile(&arguments, step, most, YOURS)? {
+            return Ok(built);
         }
         let program = out.join("runner");
         let mut arguments = rustc::runner_arguments(self.workshop, &library, &program, &out);
@@ -243,6 +234,44 @@ impl<'a> Job<'a> {
             None => self.ready(&program),
             Some(built) => Ok(built),
         }
+    }
+
+    /// Looks for errors in the submission's files among skeletons of the given ones; nothing if there is none, or one that is not the submission's.
+    fn check_bare(&self, files: &[Assembled], most: Duration) -> Result<Option<Built>> {
+        let source = self.folder.join("bare");
+        self.hand_in(&source, files)?;
+        let mut arguments = rustc::check_arguments(self.workshop, &self.out());
+        arguments.push(self.root.clone().into());
+        let step = Step {
+            see: std::slice::from_ref(&source),
+            folder: &source,
+            links: false,
+        };
+        let built = self.compile(&arguments, step, most, YOURS)?;
+        let own: Vec<String> = files
+            .iter()
+            .map(|file| format!("{}/{}", self.module, file.file))
+            .collect();
+        let is_own = |error: &Diagnostic| {
+            let mut main = error.spans.iter().filter(|span| span.is_primary);
+            !error.spans.is_empty() && main.all(|span| own.contains(&span.file_name))
+        };
+        Ok(built.filter(|built| match built {
+            Built::Errors(found) => found.iter().all(is_own),
+            _ => true,
+        }))
+    }
+
+    /// Puts a submission's files where the given ones are.
+    fn hand_in(&self, source: &Path, files: &[Assembled]) -> Result<()> {
+        for file in files {
+            let path = source.join(&self.module).join(&file.file);
+            let is_same = fs::read(&path).is_ok_and(|text| text == file.text.as_bytes());
+            if !is_same {
+                fs::write(&path, &file.text).map_err(|error| cannot_write(&path, &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts a linked program where cells may start it.

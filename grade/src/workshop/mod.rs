@@ -17,6 +17,7 @@ mod job;
 mod kept;
 mod public;
 mod rustc;
+mod skeleton;
 mod slot;
 mod split;
 mod stopped;

@@ -137,6 +137,15 @@ pub(super) fn subject_arguments(
     arguments
 }
 
+/// Arguments that find the errors of a student's crate and make nothing of it, but for the crate root.
+pub(super) fn check_arguments(workshop: &Workshop, scratch: &Path) -> Vec<OsString> {
+    let mut arguments = subject_arguments(workshop, &scratch.join("none"), scratch);
+    arguments.retain(|argument| !argument.to_string_lossy().starts_with("--emit="));
+    // What functions without bodies do not use is nobody's fault.
+    arguments.extend(["--emit=metadata".into(), "-Aunused".into()]);
+    arguments
+}
+
 /// Arguments that make the crate of a submission's holes, but for the crate root.
 pub(super) fn holes_arguments(
     workshop: &Workshop,
