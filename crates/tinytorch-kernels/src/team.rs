@@ -10,12 +10,13 @@
 //! rayon's to say in either case: `RAYON_NUM_THREADS`, or the pool's size.
 //!
 //! Every thread begins with pieces of its own, the same in every call of the same size, so that the weights it reads are
-//! still in its cache; when it has none left it takes the last ones of others.
+//! still in its cache; when it has none left it takes the last ones of others. Where a helper may run is said in `place.rs`.
 #![expect(
     unsafe_code,
     reason = "a helper is lent a closure that lives on the caller's stack"
 )]
 
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+
+use place::Place;
 
 /// How long a helper looks for its next work before it sleeps: longer than what a model does between two products.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -140,6 +143,7 @@ struct Helper {
     asleep: AtomicBool,
     work: UnsafeCell<Option<Work>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    place: Place,
 }
 
 // SAFETY: `work` is written by the caller in state `NOTHING` and read by the helper in state `ACCEPTED`; the changes of
@@ -240,6 +244,7 @@ impl Helper {
             asleep: AtomicBool::new(false),
             work: UnsafeCell::new(None),
             panic: Mutex::new(None),
+            place: Place::new(),
         }));
         let handle = thread::Builder::new()
             .name(format!("tinytorch-{member}"))
@@ -252,6 +257,7 @@ impl Helper {
         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // SAFETY: the state is `NOTHING` (the last offer was taken back), so the helper does not look at the cell.
         unsafe { *self.work.get() = Some(work) };
+        self.place.avoid_callers_core();
         // In one order with the helper's going to sleep: either it sees the offer, or this sees it asleep.
         self.state.store(OFFERED, Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::SeqCst) {
@@ -279,6 +285,7 @@ impl Helper {
     }
 
     fn live(&self, member: usize) {
+        self.place.begin();
         loop {
             self.wait_for_offer();
             let accepted = self.state.compare_exchange(

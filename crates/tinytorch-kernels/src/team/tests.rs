@@ -88,3 +88,26 @@ fn tasks_are_run_once_inside_and_outside_of_a_pool() {
             .for_each(|thread| assert_eq!(thread.join().expect("no panic"), 5050));
     });
 }
+
+/// Two threads on one core, with another one idle, took as long as one.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[test]
+fn a_helper_is_kept_from_a_core_as_soon_as_it_has_begun() {
+    use rustix::thread::sched_getaffinity;
+    let cores = || sched_getaffinity(None).map_or(1, |cores| cores.count());
+    let mut team = team_of(1);
+    let (begun, of_helper) = (cores(), AtomicUsize::new(0));
+    // The first offers may come before the helper has said who it is.
+    for _ in 0..3 {
+        of_helper.store(0, Ordering::Relaxed);
+        team.run(2, &|member| match member {
+            0 => {
+                while of_helper.load(Ordering::Relaxed) == 0 {
+                    thread::yield_now();
+                }
+            }
+            _ => of_helper.store(cores() as usize, Ordering::Relaxed),
+        });
+    }
+    assert_eq!(of_helper.into_inner() as u32, begun.max(2) - 1);
+}
