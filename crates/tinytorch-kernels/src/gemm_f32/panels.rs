@@ -147,6 +147,7 @@ impl<'a, L: Left<'a>> Task<'a, L> {
         )
     }
 
+    #[inline(always)]
     fn row(&self, row: usize) -> &'a [f32] {
         self.left.row(self.first_row + row)
     }

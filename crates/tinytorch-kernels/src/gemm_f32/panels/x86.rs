@@ -100,40 +100,51 @@ macro_rules! panels {
                 column: usize,
                 task: &mut Task<'a, L>,
             ) {
-                let far = size_of_val(panel) > FIRST_CACHE;
                 match (height, wide) {
-                    $(($narrow_rows, 1) => tiles::<L, $narrow_rows, 1, CHAINS, false>(panel, rows, column, task),)*
-                    (HIGHEST, 2) if LINES > 1 && far => tiles::<L, HIGHEST, 2, 1, true>(panel, rows, column, task),
-                    (HIGHEST, 3) if LINES > 1 && far => tiles::<L, HIGHEST, 3, 1, true>(panel, rows, column, task),
-                    $(($rows, 2) if LINES > 1 => tiles::<L, $rows, 2, 1, false>(panel, rows, column, task),)*
-                    $(($rows, 3) if LINES > 1 => tiles::<L, $rows, 3, 1, false>(panel, rows, column, task),)*
+                    $(($narrow_rows, 1) => tiles::<L, $narrow_rows, 1, CHAINS>(panel, rows, column, task),)*
+                    $(($rows, 2) if LINES > 1 => tiles::<L, $rows, 2, 1>(panel, rows, column, task),)*
+                    $(($rows, 3) if LINES > 1 => tiles::<L, $rows, 3, 1>(panel, rows, column, task),)*
                     _ => unreachable!("a tile of {height} rows and {wide} lines"),
                 }
             }
 
-            /// `FAR`: the panel comes from beyond the first cache, and its lines are asked for some steps before they are used.
             #[target_feature(enable = $features)]
-            fn tiles<
-                'a,
-                L: Left<'a>,
-                const ROWS: usize,
-                const WIDE: usize,
-                const CHAINS: usize,
-                const FAR: bool,
-            >(
+            fn tiles<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize, const CHAINS: usize>(
                 panel: &[Line],
                 rows: Range<usize>,
                 column: usize,
                 task: &mut Task<'a, L>,
             ) {
                 for row in rows.step_by(ROWS) {
-                    tile::<L, ROWS, WIDE, CHAINS, FAR>(panel, row, column, task);
+                    tile::<L, ROWS, WIDE, CHAINS>(panel, row, column, task);
                 }
             }
 
             #[target_feature(enable = $features)]
             #[inline]
-            fn tile<
+            fn tile<'a, L: Left<'a>, const ROWS: usize, const WIDE: usize, const CHAINS: usize>(
+                panel: &[Line],
+                row: usize,
+                column: usize,
+                task: &mut Task<'a, L>,
+            ) {
+                // Not `array::from_fn`: a closure has the features of this function, and is no part of one that has not.
+                let mut rows: [&[f32]; ROWS] = [&[]; ROWS];
+                for (i, rows) in rows.iter_mut().enumerate() {
+                    *rows = task.row(row + i);
+                }
+                let sums = if ROWS == HIGHEST && size_of_val(panel) > FIRST_CACHE {
+                    summed::<L, ROWS, WIDE, CHAINS, true>(task.left, &rows, panel)
+                } else {
+                    summed::<L, ROWS, WIDE, CHAINS, false>(task.left, &rows, panel)
+                };
+                write(sums, row, column, task);
+            }
+
+            /// `FAR`: the panel comes from beyond the first cache, and its lines are asked for some steps before they are used.
+            #[target_feature(enable = $features)]
+            #[inline]
+            fn summed<
                 'a,
                 L: Left<'a>,
                 const ROWS: usize,
@@ -141,30 +152,28 @@ macro_rules! panels {
                 const CHAINS: usize,
                 const FAR: bool,
             >(
+                left: L,
+                rows: &[&[f32]; ROWS],
                 panel: &[Line],
-                row: usize,
-                column: usize,
-                task: &mut Task<'a, L>,
-            ) {
-                let left = task.left;
-                let k = left.k();
-                let rows: [&[f32]; ROWS] = std::array::from_fn(|i| task.row(row + i));
+            ) -> Sums<ROWS, WIDE> {
                 let (panel, _) = panel.as_chunks::<WIDE>();
-                assert!(panel.len() == k);
+                assert!(panel.len() == left.k());
                 let mut sums = [[[[$zero(); PER_LINE]; WIDE]; ROWS]; CHAINS];
                 let (groups, rest) = panel.as_chunks::<CHAINS>();
                 for (group, lines) in groups.iter().enumerate() {
                     if FAR {
                         let ahead = lines.as_ptr().wrapping_add(AHEAD).cast::<Line>();
-                        (0..WIDE * CHAINS).for_each(|line| prefetch(ahead.wrapping_add(line)));
+                        for line in 0..WIDE * CHAINS {
+                            prefetch(ahead.wrapping_add(line));
+                        }
                     }
                     for (chain, (sums, lines)) in sums.iter_mut().zip(lines).enumerate() {
-                        step(left, &rows, group * CHAINS + chain, lines, sums);
+                        step(left, rows, group * CHAINS + chain, lines, sums);
                     }
                 }
                 for (chain, sums) in sums.iter_mut().enumerate() {
                     if let Some(lines) = rest.get(chain) {
-                        step(left, &rows, groups.len() * CHAINS + chain, lines, sums);
+                        step(left, rows, groups.len() * CHAINS + chain, lines, sums);
                     }
                 }
                 let mut apart = CHAINS / 2;
@@ -174,7 +183,7 @@ macro_rules! panels {
                     }
                     apart /= 2;
                 }
-                write(sums[0], row, column, task);
+                sums[0]
             }
 
             /// Adds the products of element `p` of each row, of which there are `k`.
@@ -247,10 +256,10 @@ macro_rules! panels {
             ) {
                 let left = task.left;
                 let row = [task.row(0)];
-                let panels = starts.map(|column| {
-                    let (panel, _) = task.panels.at(task.first_column + column);
-                    panel.as_chunks::<WIDE>().0
-                });
+                let mut panels: [&[[Line; WIDE]]; STREAMS] = [&[]; STREAMS];
+                for (panel, column) in panels.iter_mut().zip(starts) {
+                    *panel = task.panels.at(task.first_column + column).0.as_chunks().0;
+                }
                 assert!(panels.iter().all(|panel| panel.len() == left.k()));
                 let mut sums = [[[[$zero(); PER_LINE]; WIDE]; 1]; STREAMS];
                 for p in 0..left.k() {

@@ -12,8 +12,11 @@ pub(in super::super) fn transpose(
     block: [&[f32; Line::LEN]; Line::LEN],
     into: [&mut [f32; Line::LEN]; Line::LEN],
 ) {
-    // SAFETY: 16 elements each.
-    let rows = block.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) });
+    let mut rows = [_mm512_setzero_ps(); Line::LEN];
+    for (row, block) in rows.iter_mut().zip(block) {
+        // SAFETY: 16 elements.
+        *row = unsafe { _mm512_loadu_ps(block.as_ptr()) };
+    }
     let mut pairs = [_mm512_setzero_pd(); 16];
     for i in 0..8 {
         pairs[2 * i] = _mm512_castps_pd(_mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]));
