@@ -19,7 +19,7 @@ pub mod loss;
 pub mod nn;
 mod ops;
 pub mod optim;
-mod recycle;
+pub mod recycle;
 pub mod rng;
 pub mod safetensors;
 mod tape;

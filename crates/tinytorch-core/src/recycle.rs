@@ -2,7 +2,8 @@
 //!
 //! An allocator gives memory of some megabytes back to the system as soon as it is free, and the system hands it out page by page, each
 //! cleared first: for a layer that reads its input once, this takes longer than the layer. So the storage of a tensor that
-//! nobody holds any more is kept for the next result of about its size, by the thread on which the tensor was dropped.
+//! nobody holds any more is kept for the next result of about its size, by the thread on which the tensor was dropped. It is public for
+//! crates that add operations to the tape ([`Tensor::from_op`](crate::Tensor::from_op)).
 
 use std::cell::RefCell;
 
@@ -19,14 +20,16 @@ thread_local! {
 }
 
 /// An empty vector with room for `len` elements.
-pub(crate) fn with_capacity(len: usize) -> Vec<f32> {
+#[must_use]
+pub fn with_capacity(len: usize) -> Vec<f32> {
     let mut buffer = take(len).unwrap_or_else(|| Vec::with_capacity(len));
     buffer.clear();
     buffer
 }
 
 /// `len` elements that hold anything, to be written.
-pub(crate) fn anything(len: usize) -> Vec<f32> {
+#[must_use]
+pub fn anything(len: usize) -> Vec<f32> {
     match take(len) {
         Some(mut buffer) => {
             buffer.resize(len, 0.0);
@@ -61,8 +64,12 @@ pub(crate) fn keep(values: &mut Values) {
     let Ok(array) = std::mem::replace(values, empty).try_into_owned_nocopy() else {
         return;
     };
-    let (buffer, _) = array.into_raw_vec_and_offset();
-    if buffer.capacity() > KEPT {
+    give(array.into_raw_vec_and_offset().0);
+}
+
+/// Keeps a buffer that is no tensor's for the next result, if it is large; it is freed otherwise.
+pub fn give(buffer: Vec<f32>) {
+    if !(SMALLEST..=KEPT).contains(&buffer.capacity()) {
         return;
     }
     _ = BUFFERS.try_with(|buffers| {

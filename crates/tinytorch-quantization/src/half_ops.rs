@@ -8,10 +8,10 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::framework::{Conv2dOptions, Error, Result};
+use crate::framework::{Conv2dOptions, Error, Result, recycle};
 use crate::half_number::{Number, View};
 use crate::half_storage::{Stored, round_in_place};
-use crate::kernels::{Dims, Threads};
+use crate::kernels::{Accumulate, Dims, Threads};
 
 /// Fewer multiply-adds than this stay on the calling thread.
 const PARALLEL_THRESHOLD: usize = 1 << 20;
@@ -112,6 +112,14 @@ impl Product {
     pub fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let [outputs, height, width] = self.output;
         let mut sums = vec![0.0_f64; outputs];
+        if height * width == 1 {
+            for row in gradient.chunks_exact(outputs.max(1)) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &g)| *sum += f64::from(g));
+            }
+            return sums.into_iter().map(|sum| sum as f32).collect();
+        }
         for (index, line) in gradient.chunks_exact((height * width).max(1)).enumerate() {
             sums[index % outputs] += line.iter().map(|&g| f64::from(g)).sum::<f64>();
         }
@@ -157,6 +165,13 @@ impl Product {
         // The bias is a number of 16 bits too.
         let mut bias = bias.map_or_else(|| vec![0.0; self.output[0]], <[f32]>::to_vec);
         round_in_place(T::HALF, &mut bias);
+        if self.is_linear() {
+            return self.forward_linear(
+                x,
+                View::of_operand(&T::operand(weight), self.input[0]),
+                &bias,
+            );
+        }
         self.forward_rounded(x, &T::of(weight), &bias)
     }
 
@@ -170,28 +185,13 @@ impl Product {
     fn forward_rounded<T: Number>(&self, x: &[T], weight: &[T], bias: &[f32]) -> Vec<f32> {
         let outputs = self.output[0];
         if self.is_linear() {
-            let inputs = self.input[0];
-            let mut y = bias.repeat(self.batch);
-            let dims = Dims {
-                m: self.batch,
-                n: outputs,
-                k: inputs,
-            };
-            let weight = View::row_major(weight, inputs).transposed();
-            T::product(
-                dims,
-                View::row_major(x, inputs),
-                weight,
-                &mut y,
-                Threads::Auto,
-            );
-            return y;
+            return self.forward_linear(x, View::row_major(weight, self.input[0]), bias);
         }
         let (image_len, out_len) = (
             self.input.iter().product::<usize>(),
             outputs * self.out_plane(),
         );
-        let mut y = vec![0.0; self.batch * out_len];
+        let mut y = recycle::anything(self.batch * out_len);
         let part = self.part();
         let xs = x.par_chunks((part * image_len).max(1));
         let ys = y.par_chunks_mut((part * out_len).max(1));
@@ -202,6 +202,31 @@ impl Product {
         };
         ys.zip(xs)
             .for_each(|(y, x)| self.forward_part(x, weight, bias, y, threads));
+        y
+    }
+
+    /// `weight` is `[out, in]`.
+    fn forward_linear<T: Number>(&self, x: &[T], weight: View<'_, T>, bias: &[f32]) -> Vec<f32> {
+        let (inputs, outputs) = (self.input[0], self.output[0]);
+        let dims = Dims {
+            m: self.batch,
+            n: outputs,
+            k: inputs,
+        };
+        let x = View::row_major(x, inputs);
+        let mut y = recycle::anything(self.batch * outputs);
+        if outputs > 0 {
+            y.chunks_exact_mut(outputs)
+                .for_each(|row| row.copy_from_slice(bias));
+        }
+        T::product(
+            dims,
+            x,
+            weight.transposed(),
+            &mut y,
+            Accumulate::Add,
+            Threads::Auto,
+        );
         y
     }
 
@@ -222,11 +247,19 @@ impl Product {
             let n = images * plane;
             for group in 0..self.options.groups {
                 self.lower(x, images, group, &mut columns);
-                product.clear();
                 product.resize(m * n, 0.0);
                 let weight = View::row_major(&weight[group * m * k..][..m * k], k);
                 let lowered = View::row_major(&columns, n);
-                T::product(Dims { m, n, k }, weight, lowered, &mut product, threads);
+                let dims = Dims { m, n, k };
+                let product = &mut product[..];
+                T::product(
+                    dims,
+                    weight,
+                    lowered,
+                    product,
+                    Accumulate::Overwrite,
+                    threads,
+                );
                 for (channel, line) in (group * m..).zip(product.chunks_exact(n)) {
                     for (image, line) in line.chunks_exact(plane).enumerate() {
                         let to = &mut y[image * out_len + channel * plane..][..plane];
@@ -247,32 +280,34 @@ impl Product {
         wants_x: bool,
     ) -> ProductGradients {
         let outputs = self.output[0];
-        let mut dw = vec![0.0; weight.len()];
-        let weight = T::of(weight);
         if self.is_linear() {
             let inputs = self.input[0];
-            let g = T::of(gradient);
-            let g = View::row_major(&g, outputs);
+            let g = View::<T>::of_operand(gradient, outputs);
             let dims = Dims {
                 m: outputs,
                 n: inputs,
                 k: self.batch,
             };
             let x = View::row_major(x, inputs);
-            T::product(dims, g.transposed(), x, &mut dw, Threads::Auto);
+            let (overwrite, threads) = (Accumulate::Overwrite, Threads::Auto);
+            let mut dw = recycle::anything(weight.len());
+            T::product(dims, g.transposed(), x, &mut dw, overwrite, threads);
             let dx = wants_x.then(|| {
-                let mut dx = vec![0.0; self.batch * inputs];
+                let mut dx = recycle::anything(self.batch * inputs);
                 let dims = Dims {
                     m: self.batch,
                     n: inputs,
                     k: outputs,
                 };
-                let weight = View::row_major(&weight, inputs);
-                T::product(dims, g, weight, &mut dx, Threads::Auto);
+                let weight = T::operand(weight);
+                let weight = View::of_operand(&weight, inputs);
+                T::product(dims, g, weight, &mut dx, overwrite, threads);
                 dx
             });
             return (dx, dw);
         }
+        let mut dw = vec![0.0; weight.len()];
+        let weight = T::of(weight);
         let (image_len, out_len) = (
             self.input.iter().product::<usize>(),
             outputs * self.out_plane(),
@@ -328,12 +363,14 @@ impl Product {
                 self.lower(x, images, group, &mut columns);
                 let lowered = View::row_major(&columns, n).transposed();
                 let dw = &mut dw[group * m * k..][..m * k];
-                T::product(Dims { m, n: k, k: n }, g, lowered, dw, Threads::One);
+                let (accumulate, threads) = (Accumulate::Add, Threads::One);
+                T::product(Dims { m, n: k, k: n }, g, lowered, dw, accumulate, threads);
                 if let Some(dx) = dx.as_deref_mut() {
-                    back.clear();
                     back.resize(k * n, 0.0);
                     let weight = View::row_major(&weight[group * m * k..][..m * k], k).transposed();
-                    T::product(Dims { m: k, n, k: m }, weight, g, &mut back, Threads::One);
+                    let dims = Dims { m: k, n, k: m };
+                    let (back, overwrite) = (&mut back[..], Accumulate::Overwrite);
+                    T::product(dims, weight, g, back, overwrite, threads);
                     self.raise(&back, images, group, &mut dx[index * block * image_len..]);
                 }
             }

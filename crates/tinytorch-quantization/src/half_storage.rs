@@ -4,7 +4,9 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
+use crate::framework::recycle;
 use crate::mixed_precision::Half;
 
 /// Values stored in 16 bits.
@@ -18,10 +20,20 @@ impl Stored {
     /// Rounds each value; any shape, flattened.
     pub fn new(half: Half, values: &[f32]) -> Self {
         match half {
-            Half::Bf16 => Self::Bf16(values.iter().map(|&value| rounded(value)).collect()),
+            Half::Bf16 => {
+                let mut stored = vec![bf16::ZERO; values.len()];
+                in_chunks(&mut stored, values, |to, from| {
+                    to.iter_mut()
+                        .zip(from)
+                        .for_each(|(to, &from)| *to = rounded(from));
+                });
+                Self::Bf16(stored)
+            }
             Half::F16 => {
                 let mut stored = vec![f16::ZERO; values.len()];
-                stored.convert_from_f32_slice(values);
+                in_chunks(&mut stored, values, |to, from| {
+                    to.convert_from_f32_slice(from);
+                });
                 Self::F16(stored)
             }
         }
@@ -30,8 +42,20 @@ impl Stored {
     /// Reads each value back: one for each, in order.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
-            Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
-            Self::F16(values) => values.to_f32_vec(),
+            Self::Bf16(values) => {
+                let mut real = recycle::anything(values.len());
+                in_chunks(&mut real, values, |to, from| {
+                    to.iter_mut()
+                        .zip(from)
+                        .for_each(|(to, from)| *to = from.to_f32());
+                });
+                real
+            }
+            Self::F16(values) => {
+                let mut real = recycle::anything(values.len());
+                in_chunks(&mut real, values, |to, from| from.convert_to_f32_slice(to));
+                real
+            }
         }
     }
 
@@ -47,7 +71,13 @@ impl Stored {
         match self {
             Self::Bf16(values) => {
                 let positive = |x: &bf16| if x.to_f32() < 0.0 { bf16::ZERO } else { *x };
-                Self::Bf16(values.iter().map(positive).collect())
+                let mut relu = vec![bf16::ZERO; values.len()];
+                in_chunks(&mut relu, values, |to, from| {
+                    to.iter_mut()
+                        .zip(from)
+                        .for_each(|(to, from)| *to = positive(from));
+                });
+                Self::Bf16(relu)
             }
             Self::F16(values) => {
                 // By the sign bit: a conversion of each value would cost more than the rest. NaN stays NaN.
@@ -64,10 +94,25 @@ impl Stored {
     pub fn mask(&self, gradient: &mut [f32]) {
         // A value above 0 is one whose bits are, as an integer: the sign is the highest.
         match self {
-            Self::Bf16(values) => keep(gradient, values.iter().map(|x| x.to_bits() as i16 > 0)),
-            Self::F16(values) => keep(gradient, values.iter().map(|x| x.to_bits() as i16 > 0)),
+            Self::Bf16(values) => in_chunks(gradient, values, |gradient, values| {
+                keep(gradient, values.iter().map(|x| x.to_bits() as i16 > 0));
+            }),
+            Self::F16(values) => in_chunks(gradient, values, |gradient, values| {
+                keep(gradient, values.iter().map(|x| x.to_bits() as i16 > 0));
+            }),
         }
     }
+}
+
+/// Elements that one thread works on: fewer are done before another thread is awake.
+const CHUNK: usize = 128 * 1024;
+
+/// Does something to corresponding parts of both, on several threads if there is much to do.
+fn in_chunks<T: Send, U: Sync>(to: &mut [T], from: &[U], work: impl Fn(&mut [T], &[U]) + Sync) {
+    if to.len() <= CHUNK {
+        return work(to, from);
+    }
+    (to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK))).for_each(|(to, from)| work(to, from));
 }
 
 fn keep(gradient: &mut [f32], kept: impl Iterator<Item = bool>) {
@@ -87,13 +132,23 @@ pub(crate) fn rounded(value: f32) -> bf16 {
 
 /// Rounds values to 16 bits and back, in place: what a gradient is between two operations in half precision.
 pub(crate) fn round_in_place(half: Half, values: &mut [f32]) {
-    match half {
+    let round = |values: &mut [f32]| match half {
         Half::Bf16 => values
             .iter_mut()
             .for_each(|value| *value = rounded(*value).to_f32()),
-        Half::F16 => values
-            .iter_mut()
-            .for_each(|value| *value = half.round(*value)),
+        Half::F16 => {
+            // Few at once: the conversion is by vectors, and reads what the cache still holds.
+            let mut stored = [f16::ZERO; 512];
+            for values in values.chunks_mut(stored.len()) {
+                let stored = &mut stored[..values.len()];
+                stored.convert_from_f32_slice(values);
+                stored.convert_to_f32_slice(values);
+            }
+        }
+    };
+    match values.len() <= CHUNK {
+        true => round(values),
+        false => values.par_chunks_mut(CHUNK).for_each(round),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use ndarray::{ArrayD, IxDyn};
 
 use crate::framework::nn::{Concat, Conv2d, Embedding, Flatten, Layer, Linear, Relu};
-use crate::framework::{Error, Gradients, Result, RngState, Tensor, Values, no_grad};
+use crate::framework::{Error, Gradients, Result, RngState, Tensor, Values, no_grad, recycle};
 use crate::half_ops::Product;
 use crate::half_storage::{Stored, round_in_place};
 use crate::mixed_precision::{Autocast, Half, autocast};
@@ -366,7 +366,7 @@ impl Collected {
                     if let Some(bias) = bias {
                         self.give(&bias, product.bias_gradient(&gradient), true)?;
                     }
-                    gradient = dx.unwrap_or_default();
+                    recycle::give(std::mem::replace(&mut gradient, dx.unwrap_or_default()));
                 }
                 Kind::Relu(output) => output.mask(&mut gradient),
                 Kind::Shape => {}

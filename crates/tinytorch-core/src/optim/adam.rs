@@ -1,5 +1,7 @@
 //! Adam and AdamW.
 
+use rayon::prelude::*;
+
 use super::{Optimizer, check_names, check_shape, saved_buffers, with_gradient};
 use crate::error::{Error, Result};
 use crate::ops::array_of;
@@ -31,6 +33,9 @@ impl Default for AdamConfig {
         }
     }
 }
+
+/// Elements of a parameter that one thread steps: fewer are done before another thread is awake.
+const CHUNK: usize = 64 * 1024;
 
 /// What is remembered of one parameter.
 #[derive(Clone, Debug)]
@@ -90,15 +95,24 @@ impl Core {
                 };
                 let (toward, keep) = ((1.0 - beta1) as f32, beta2 as f32);
                 let (add, eps) = ((1.0 - beta2) as f32, eps as f32);
-                let elements = w.iter_mut().zip(g);
-                let elements = elements.zip(moments.mean.iter_mut().zip(&mut moments.square));
-                for ((w, g), (mean, square)) in elements {
-                    *w *= shrink;
-                    let g = g + decay * *w;
-                    *mean += toward * (g - *mean);
-                    *square = keep * *square + add * g * g;
-                    *w -= step_size * (*mean / (square.sqrt() / root_correction2 + eps));
+                let Moments { mean, square, .. } = moments;
+                let change = |w: &mut [f32], g: &[f32], mean: &mut [f32], square: &mut [f32]| {
+                    let elements = w.iter_mut().zip(g);
+                    for ((w, g), (mean, square)) in elements.zip(mean.iter_mut().zip(square)) {
+                        *w *= shrink;
+                        let g = g + decay * *w;
+                        *mean += toward * (g - *mean);
+                        *square = keep * *square + add * g * g;
+                        *w -= step_size * (*mean / (square.sqrt() / root_correction2 + eps));
+                    }
+                };
+                if w.len() <= CHUNK {
+                    return change(w, g, mean, square);
                 }
+                let elements = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
+                let moments = (mean.par_chunks_mut(CHUNK)).zip(square.par_chunks_mut(CHUNK));
+                (elements.zip(moments))
+                    .for_each(|((w, g), (mean, square))| change(w, g, mean, square));
             });
         }
     }

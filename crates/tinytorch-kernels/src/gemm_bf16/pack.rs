@@ -65,6 +65,15 @@ enum Order {
 /// The bits of a bf16 that is no subnormal number.
 trait Element: Copy {
     fn bits(self) -> u32;
+
+    /// 16 pairs as words.
+    #[inline(always)]
+    fn words(pair: impl Fn(usize) -> [Self; 2]) -> Words {
+        Words(std::array::from_fn(|p| {
+            let [low, high] = pair(p).map(Self::bits);
+            low | high << 16
+        }))
+    }
 }
 
 impl Element for f32 {
@@ -84,6 +93,21 @@ impl Element for bf16 {
     #[inline(always)]
     fn bits(self) -> u32 {
         flush_bits(u32::from(self.to_bits()))
+    }
+
+    #[inline(always)]
+    fn words(pair: impl Fn(usize) -> [Self; 2]) -> Words {
+        // Both numbers of a word at once: compilers then read 16 words as one vector, and not each number by itself.
+        let mut words: [u32; 16] = std::array::from_fn(|p| {
+            let [low, high] = pair(p).map(|x| u32::from(x.to_bits()));
+            low | high << 16
+        });
+        for word in &mut words {
+            let normal = |exponent: u32| 0_u32.wrapping_sub(u32::from(*word & exponent != 0));
+            let (low, high) = (normal(0x7f80), normal(0x7f80_0000));
+            *word &= 0x8000_8000 | low & 0x7fff | high & 0x7fff_0000;
+        }
+        Words(words)
     }
 }
 
@@ -117,9 +141,7 @@ fn read_elements<T: Element>(data: &[T], lines: Lines<'_>, part: Part, out: &mut
         for (line, words) in out.iter_mut().enumerate().take(part.lines) {
             let elements = &data[at(line, 0)..];
             if let Some(elements) = elements.first_chunk::<32>().filter(|_| part.len == 32) {
-                for (p, word_out) in words.0.iter_mut().enumerate() {
-                    *word_out = word(elements[2 * p], elements[2 * p + 1]);
-                }
+                *words = T::words(|p| [elements[2 * p], elements[2 * p + 1]]);
                 continue;
             }
             let (pairs, last) = elements[..part.len].as_chunks::<2>();
@@ -138,9 +160,7 @@ fn read_elements<T: Element>(data: &[T], lines: Lines<'_>, part: Part, out: &mut
         if lines.line_stride == 1 && both {
             let (low, high) = (&data[at(0, 2 * p)..], &data[at(0, 2 * p + 1)..]);
             if let (Some(low), Some(high)) = (low.first_chunk::<16>(), high.first_chunk::<16>()) {
-                for (line, word_out) in words.0.iter_mut().enumerate() {
-                    *word_out = word(low[line], high[line]);
-                }
+                *words = T::words(|line| [low[line], high[line]]);
                 continue;
             }
         }
