@@ -3,6 +3,8 @@
 //! In: layers by definition, which may hold others. Out: nodes, each with its weights packed, that agree with their neighbours
 //! on what flows between them. What does not agree is refused here, by name, and so cannot go wrong when the model runs.
 
+use std::iter;
+
 use crate::composite::{Chain, Join, QBranches, QResidual, Takes, demands_codes};
 use crate::error::{Error, Result};
 use crate::flow::{Codes, Flow};
@@ -10,6 +12,7 @@ use crate::framework::{Tensor, no_grad};
 use crate::join::{check_shapes, interleave, joined_shape};
 use crate::narrow_step::NarrowStep;
 use crate::qlayer::QLayer;
+use crate::real_run;
 use crate::scheme::{CodeRange, QParams};
 use crate::step::{BranchesStep, PackedConv2d, PackedLinear, ResidualStep, Step};
 
@@ -20,6 +23,13 @@ pub(crate) struct Node {
     /// What real values are written as before the layer sees them; `None` leaves what comes as it is.
     written: Option<QParams>,
     pub step: Step,
+}
+
+impl Node {
+    /// Whether its input is written as codes first, if it comes as real values.
+    pub fn writes(&self) -> bool {
+        self.written.is_some()
+    }
 }
 
 /// What is known of the values between two layers.
@@ -249,12 +259,25 @@ pub(crate) fn run(nodes: &[Node], x: Flow, source: &str) -> Result<Flow> {
     // The shape of what came from `source`: which channel an index belongs to.
     let mut shape = flow.shape().to_vec();
     let mut nodes = nodes.iter().peekable();
-    while let Some(Node {
-        name,
-        written,
-        step,
-    }) = nodes.next()
-    {
+    while let Some(node) = nodes.next() {
+        if let (None, Step::Float(_)) = (node.written, &node.step) {
+            let x = flow
+                .into_real()
+                .map_err(|error| error.in_layer(&node.name))?;
+            let together = real_run::run(iter::once(node).chain(nodes.clone()), &x);
+            flow = Flow::Real(x);
+            if let Some((y, count)) = together {
+                source = nodes.nth(count - 2).map_or(source, |last| &last.name);
+                y.shape().clone_into(&mut shape);
+                flow = Flow::Real(y);
+                continue;
+            }
+        }
+        let Node {
+            name,
+            written,
+            step,
+        } = node;
         let before = source;
         // Flattening changes no index: what it passes on came from before it.
         let passes = matches!((step, &flow), (Step::Flatten { .. }, Flow::Real(_)));

@@ -195,6 +195,7 @@ pub mod qmodel;
 pub mod qparams;
 pub mod qtensor;
 pub mod quantize;
+mod real_run;
 mod rebuild;
 mod record;
 pub mod repair;

@@ -2,6 +2,7 @@
 //! tells of everything.
 
 use tinytorch_core::nn::{Concat, Embedding, Residual};
+use tinytorch_core::no_grad;
 use tinytorch_quantization::{
     Fate, Ledger, NarrowWeight, Precision, Prepared, compare_sizes, metrics,
 };
@@ -439,4 +440,29 @@ fn what_is_done_to_the_original_does_not_reach_the_converted_model() {
             "the file changed"
         );
     }
+}
+
+/// Layers in `f32` run together; the one at fault is found all the same.
+#[test]
+fn a_layer_in_f32_that_does_not_fit_is_named_though_it_runs_with_its_neighbours() {
+    let rng = &mut Rng::seed_from_u64(11);
+    let model = Sequential::new()
+        .with_named("first", conv([1, 2], rng))
+        .with_named("curve", Relu)
+        .with_named("second", conv([2, 3], rng))
+        .with_named("last", Relu);
+    let quantized = uncalibrated(&model, &options(Precision::Float));
+    assert_eq!(quantized.in_float().count(), 2);
+    let x = Tensor::randn(&[2, 1, 6, 7], rng);
+    let y = quantized.forward(&x).expect("fits");
+    assert_eq!(y.shape(), [2, 3, 2, 3]);
+    let expected = no_grad(|| model.forward(&x)).expect("fits");
+    assert_eq!(y.to_vec(), expected.to_vec());
+    // What the first gives is smaller than the second's windows.
+    let error = quantized.forward(&Tensor::zeros(&[1, 1, 4, 4]));
+    assert!(matches!(error, Err(Error::Layer { name, .. }) if name == "second"));
+}
+
+fn conv([inputs, outputs]: [usize; 2], rng: &mut Rng) -> Conv2d {
+    Conv2d::new(Conv2dConfig::new(inputs, outputs, 3), rng).expect("it is consistent")
 }
