@@ -6,7 +6,7 @@
 //!
 //! # What "equal" means here
 //!
-//! Sums of real numbers depend on their order, so the order is part of the definition ([`scalar`]). There are two, for two
+//! Sums of real numbers depend on their order, so the order is part of the definition (N24, [`scalar`]). There are two, for two
 //! instructions ([`SumOrder`]): `vdpbf16ps` takes neighbours of the inner dimension in pairs, and a matrix unit's `tdpbf16ps`
 //! takes 32 at once. Both round once for each product and know no subnormal numbers. Every kernel gives the bits of its order,
 //! with any number of threads, and all but that of the matrix unit have the same; only which NaN a NaN is, is left open.

@@ -247,10 +247,20 @@ fn features() -> Vec<&'static str> {
         ("avx512bw", has!("avx512bw")),
         ("avx512vnni", has!("avx512vnni")),
         ("avxvnni", has!("avxvnni")),
+        ("avx512bf16", has!("avx512bf16")),
+        ("amx", has_matrix_unit()),
     ]
     .into_iter()
     .filter_map(|(name, there)| there.then_some(name))
     .collect()
+}
+
+/// Whether the system names the matrix unit; the standard library does not ask for it yet.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn has_matrix_unit() -> bool {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpus.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == "amx_int8"))
 }
 
 #[cfg(target_arch = "aarch64")]
