@@ -18,6 +18,7 @@ pub mod gemm_i4;
 pub mod gemm_i8;
 pub mod histogram;
 mod images_f32;
+mod pages;
 pub mod pool_i8;
 mod team;
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::{Accumulate, MatrixMut, MatrixRef, Threads, assert_reaches};
 use crate::Dims;
 use crate::cpu::Vectors;
 use crate::gemm_i8::block::BlockMut;
-use crate::team;
+use crate::{pages, team};
 
 /// Products that take less than this stay on the caller's thread: dividing one costs about a microsecond.
 pub(super) const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
@@ -132,7 +132,9 @@ impl PackedF32 {
     fn pack(&mut self, k: usize, n: usize, b: MatrixRef<'_>, threads: usize) {
         assert_reaches("b", [k, n], [b.row_stride, b.column_stride], b.data.len());
         (self.k, self.n) = (k, n);
-        self.lines.resize(k * n.div_ceil(Line::LEN), Line::ZERO);
+        let lines = k * n.div_ceil(Line::LEN);
+        pages::reserve(&mut self.lines, lines);
+        self.lines.resize(lines, Line::ZERO);
         let vectors = Vectors::chosen();
         self.wide = panels::wide(vectors, n);
         if self.lines.is_empty() {

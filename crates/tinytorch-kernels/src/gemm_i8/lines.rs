@@ -4,6 +4,8 @@
     reason = "an array of aligned lines is read as plain bytes"
 )]
 
+use crate::pages;
+
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -18,8 +20,11 @@ pub struct Lines {
 impl Lines {
     /// At least `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
+        let mut lines = vec![];
+        pages::reserve(&mut lines, len.div_ceil(64));
+        lines.resize(len.div_ceil(64), Line([0; 64]));
         Self {
-            lines: vec![Line([0; 64]); len.div_ceil(64)].into_boxed_slice(),
+            lines: lines.into_boxed_slice(),
         }
     }
 
