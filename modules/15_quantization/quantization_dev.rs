@@ -152,6 +152,8 @@ pub mod qparams;
 #[path = "../../crates/tinytorch-quantization/src/qtensor.rs"]
 pub mod qtensor;
 pub mod quantize;
+#[path = "../../crates/tinytorch-quantization/src/real_run.rs"]
+mod real_run;
 #[path = "../../crates/tinytorch-quantization/src/rebuild.rs"]
 mod rebuild;
 #[path = "../../crates/tinytorch-quantization/src/record.rs"]
