@@ -371,7 +371,7 @@ impl Product {
                     let dims = Dims { m: k, n, k: m };
                     let (back, overwrite) = (&mut back[..], Accumulate::Overwrite);
                     T::product(dims, weight, g, back, overwrite, threads);
-                    self.raise(&back, images, group, &mut dx[index * block * image_len..]);
+                    self.raise(back, images, group, &mut dx[index * block * image_len..]);
                 }
             }
         }
