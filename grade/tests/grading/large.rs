@@ -117,9 +117,12 @@ fn a_class_of_two_hundred_is_graded_as_constructed() {
     let runners = Unconfined::new(&class);
     for (mistake, wanted) in catalogue.iter().zip(runners.failures()) {
         let id = format!("wrong-{}", mistake.slug);
-        let got = failed(&class.result(&id));
+        let mut got = failed(&class.result(&id));
         assert!(got.contains(&mistake.caught_by), "{id}: {got:?}");
-        if let Some(wanted) = wanted {
+        if let Some(mut wanted) = wanted {
+            // A result goes by exercise, the exam asks public checks before hidden ones.
+            got.sort();
+            wanted.sort();
             assert_eq!(got, wanted, "{id}");
         }
     }
