@@ -112,16 +112,11 @@ impl Product {
     pub fn bias_gradient(&self, gradient: &[f32]) -> Vec<f32> {
         let [outputs, height, width] = self.output;
         let mut sums = vec![0.0_f64; outputs];
-        if height * width == 1 {
-            for row in gradient.chunks_exact(outputs.max(1)) {
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, &g)| *sum += f64::from(g));
+        let plane = (height * width).max(1);
+        for image in gradient.chunks_exact((outputs * plane).max(1)) {
+            for (sum, line) in sums.iter_mut().zip(image.chunks_exact(plane)) {
+                *sum += line.iter().map(|&g| f64::from(g)).sum::<f64>();
             }
-            return sums.into_iter().map(|sum| sum as f32).collect();
-        }
-        for (index, line) in gradient.chunks_exact((height * width).max(1)).enumerate() {
-            sums[index % outputs] += line.iter().map(|&g| f64::from(g)).sum::<f64>();
         }
         sums.into_iter().map(|sum| sum as f32).collect()
     }

@@ -22,11 +22,7 @@ impl Stored {
         match half {
             Half::Bf16 => {
                 let mut stored = vec![bf16::ZERO; values.len()];
-                in_chunks(&mut stored, values, |to, from| {
-                    to.iter_mut()
-                        .zip(from)
-                        .for_each(|(to, &from)| *to = rounded(from));
-                });
+                one_by_one(&mut stored, values, |&value| rounded(value));
                 Self::Bf16(stored)
             }
             Half::F16 => {
@@ -41,22 +37,15 @@ impl Stored {
 
     /// Reads each value back: one for each, in order.
     pub fn to_f32(&self) -> Vec<f32> {
+        // Two bytes hold one.
+        let mut real = recycle::anything(self.bytes() / 2);
         match self {
-            Self::Bf16(values) => {
-                let mut real = recycle::anything(values.len());
-                in_chunks(&mut real, values, |to, from| {
-                    to.iter_mut()
-                        .zip(from)
-                        .for_each(|(to, from)| *to = from.to_f32());
-                });
-                real
-            }
+            Self::Bf16(values) => one_by_one(&mut real, values, |value| value.to_f32()),
             Self::F16(values) => {
-                let mut real = recycle::anything(values.len());
                 in_chunks(&mut real, values, |to, from| from.convert_to_f32_slice(to));
-                real
             }
         }
+        real
     }
 
     pub fn bytes(&self) -> usize {
@@ -72,11 +61,7 @@ impl Stored {
             Self::Bf16(values) => {
                 let positive = |x: &bf16| if x.to_f32() < 0.0 { bf16::ZERO } else { *x };
                 let mut relu = vec![bf16::ZERO; values.len()];
-                in_chunks(&mut relu, values, |to, from| {
-                    to.iter_mut()
-                        .zip(from)
-                        .for_each(|(to, from)| *to = positive(from));
-                });
+                one_by_one(&mut relu, values, positive);
                 Self::Bf16(relu)
             }
             Self::F16(values) => {
@@ -113,6 +98,15 @@ fn in_chunks<T: Send, U: Sync>(to: &mut [T], from: &[U], work: impl Fn(&mut [T],
         return work(to, from);
     }
     (to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK))).for_each(|(to, from)| work(to, from));
+}
+
+/// As [`in_chunks`], each value from the one in its place.
+fn one_by_one<T: Send, U: Sync>(to: &mut [T], from: &[U], value: impl Fn(&U) -> T + Sync) {
+    in_chunks(to, from, |to, from| {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = value(from);
+        }
+    });
 }
 
 fn keep(gradient: &mut [f32], kept: impl Iterator<Item = bool>) {
