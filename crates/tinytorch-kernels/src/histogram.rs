@@ -45,14 +45,24 @@ pub const fn kept(d: usize) -> u32 {
     }
 }
 
-/// The first bin of the octave `d < OCTAVES` below the top. Smaller magnitudes have smaller bins.
-pub const fn start(d: usize) -> usize {
-    let (mut start, mut below) = (LOW + 1, OCTAVES - 1);
-    while below > d {
-        start += 1 << kept(below);
-        below -= 1;
+/// The first bin of each octave, counted from the top.
+const STARTS: [usize; OCTAVES] = {
+    let mut starts = [LOW + 1; OCTAVES];
+    let mut d = OCTAVES - 1;
+    while d > 0 {
+        starts[d - 1] = starts[d] + (1 << kept(d));
+        d -= 1;
     }
-    start
+    starts
+};
+
+/// The first bin of the octave `d < OCTAVES` below the top. Smaller magnitudes have smaller bins.
+///
+/// # Panics
+///
+/// If there is no such octave.
+pub const fn start(d: usize) -> usize {
+    STARTS[d]
 }
 
 /// The exponent field of a finite magnitude, at least 1: numbers without a leading bit count to the lowest octave.

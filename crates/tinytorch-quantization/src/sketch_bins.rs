@@ -48,15 +48,18 @@ pub fn raise(counts: &mut [u64], rise: usize) {
     }
     // From the lowest octave up: where an octave moves to has been left already.
     for d in (0..OCTAVES).rev() {
-        let to = d + rise;
+        let (from, to) = (start(d), d + rise);
+        // Of an octave that keeps its bins, the place stays; of one that gets coarser, the first bits of it.
+        let (base, shift) = match to < OCTAVES {
+            true => (start(to), kept(d) - kept(to)),
+            false => (LOW, usize::BITS - 1),
+        };
         for place in 0..1 << kept(d) {
-            let count = std::mem::take(&mut counts[start(d) + place]);
-            let target = if to < OCTAVES {
-                start(to) + (place >> (kept(d) - kept(to)))
-            } else {
-                LOW
-            };
-            counts[target] = counts[target].saturating_add(count);
+            let count = std::mem::take(&mut counts[from + place]);
+            if count > 0 {
+                let target = &mut counts[base + (place >> shift)];
+                *target = target.saturating_add(count);
+            }
         }
     }
 }

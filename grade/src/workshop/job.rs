@@ -12,7 +12,7 @@
 //! The second reads the compiled exam and what the first wrote, and no text of the submission's.
 //!
 //! What does not compile as holes is compiled as a whole crate, whose errors count: a body may do what only its own crate may, such as
-//! implementing a method.
+//! implementing a method. Errors that are the same in both are told at once: see `certain`.
 
 use std::fs;
 use std::io;
@@ -24,6 +24,7 @@ use tito::failure::Failure;
 use tito::lock::cannot_write;
 
 use super::budget::Budget;
+use super::certain::are_certain;
 use super::skeleton::skeletons;
 use super::{Diagnostic, Halves, Stop, Workshop, errors, lay_out, make_folder, mode, rustc, split};
 use crate::course::Course;
@@ -158,7 +159,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The holes against the library; nothing if they do not compile so.
+    /// The holes against the library; nothing if the whole crate must say what is wrong.
     fn build_holes(
         &self,
         halves: &Halves,
@@ -181,9 +182,12 @@ impl<'a> Job<'a> {
             folder: &source,
             links: false,
         };
-        let built = self.compile(&arguments, step, most, YOURS)?;
-        if built.is_some() {
-            return Ok(built.filter(|built| matches!(built, Built::Stopped(..))));
+        if let Some(built) = self.compile(&arguments, step, most, YOURS)? {
+            let is_final = match &built {
+                Built::Errors(found) => are_certain(found, &self.module, files),
+                _ => true,
+            };
+            return Ok(is_final.then_some(built));
         }
         let program = out.join("runner");
         let mut arguments = rustc::link_arguments(self.workshop, halves, &holes, &program, &out);

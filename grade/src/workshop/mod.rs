@@ -13,6 +13,7 @@
 
 mod abandoned;
 mod budget;
+mod certain;
 mod job;
 mod kept;
 mod public;
