@@ -1,4 +1,6 @@
 //! f32 products `[m, k] · [k, n]`: ours with the weights as a linear layer keeps them, peers as they like them best.
+//!
+//! Each has weights of its own, as the runtimes have: of peers that share them, whoever comes second would find them in the cache.
 #![expect(unsafe_code, reason = "the gemm crate takes raw pointers")]
 
 use std::cell::RefCell;
@@ -17,7 +19,7 @@ use crate::products_i8::parallelism;
 pub fn subjects(m: usize, k: usize, n: usize) -> Vec<Subject> {
     let work = 2.0 * (m * k * n) as f64;
     let a = Rc::new(reals(m * k, 37));
-    let weights = Rc::new(reals(k * n, 91));
+    let weights = reals(k * n, 91);
     let transposed: Vec<f32> = (0..n * k).map(|i| weights[i % k * n + i / k]).collect();
     let threads = rayon::current_num_threads();
     let mut subjects = vec![];

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, min_max, quantize_blocks, quantize_f32_i8};
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8, quantize_rows};
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
@@ -234,8 +234,10 @@ impl Activations for Reals<'_> {
 
     fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
         for (index, row) in rows.enumerate() {
-            let into = into.row(index);
-            self.convert(row, |values, by| quantize_blocks(values, by, flip, into));
+            let into = into.from(index);
+            self.convert(row, |values, by| {
+                quantize_rows(values, values.len(), by, flip, into)
+            });
         }
         true
     }

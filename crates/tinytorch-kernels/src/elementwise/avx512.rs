@@ -14,10 +14,11 @@
     reason = "vector loads and stores, and calls that need CPU features"
 )]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::cpu::Vectors;
-use crate::gemm_i8::blocks::BLOCK_CODES;
+use crate::gemm_i8::blocks::{BLOCK_CODES, RowsMut};
 use crate::gemm_i8::ending::Codes;
 
 /// Units from a tie within which the definition decides.
@@ -36,62 +37,61 @@ const LONG: usize = 2048;
 /// and asks too late when it enters one.
 const AHEAD: usize = 512;
 
-/// Writes the codes of `values`, each changed by `flip` (bits that are inverted). Whether all values are finite.
+/// Where the codes of rows go, by steps.
+pub(super) trait Places {
+    /// The places of `len` codes of a row from that of its value `first` on, a multiple of [`STEP`]; `len` is at most that.
+    fn places(&mut self, row: usize, first: usize, len: usize) -> &mut [u8];
+}
+
+/// A single row.
+impl Places for [u8] {
+    #[inline(always)]
+    fn places(&mut self, _: usize, first: usize, len: usize) -> &mut [u8] {
+        &mut self[first..][..len]
+    }
+}
+
+impl Places for RowsMut<'_> {
+    #[inline(always)]
+    fn places(&mut self, row: usize, first: usize, len: usize) -> &mut [u8] {
+        const { assert!(BLOCK_CODES.is_multiple_of(STEP)) };
+        &mut self.block(row, first / BLOCK_CODES)[first % BLOCK_CODES..][..len]
+    }
+}
+
+/// Writes the codes of `values`, rows of `k`, each changed by `flip` (bits that are inverted). Whether all values are finite.
 ///
 /// # Panics
 ///
-/// If the vectors are not those of AVX-512, or the lengths differ.
+/// If the vectors are not those of AVX-512, or there are fewer places than values.
 pub(super) fn quantize(
     vectors: Vectors,
     values: &[f32],
+    k: usize,
     scale: f32,
     codes: Codes,
     flip: u8,
-    out: &mut [u8],
-) -> bool {
-    assert_eq!(values.len(), out.len(), "one code per value");
-    quantize_parts(vectors, scale, codes, flip, std::iter::once((values, out)))
-}
-
-/// As [`quantize`], to blocks one after the other.
-pub(super) fn quantize_blocks<'o>(
-    vectors: Vectors,
-    values: &[f32],
-    scale: f32,
-    codes: Codes,
-    flip: u8,
-    blocks: impl Iterator<Item = &'o mut [u8; BLOCK_CODES]>,
-) -> bool {
-    let parts = values.chunks(BLOCK_CODES).zip(blocks);
-    let parts = parts.map(|(values, block)| (values, &mut block[..values.len()]));
-    quantize_parts(vectors, scale, codes, flip, parts)
-}
-
-/// Values and as many codes, part by part.
-fn quantize_parts<'v, 'o>(
-    vectors: Vectors,
-    scale: f32,
-    codes: Codes,
-    flip: u8,
-    parts: impl Iterator<Item = (&'v [f32], &'o mut [u8])>,
+    out: &mut (impl Places + ?Sized),
 ) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     // Packing saturates to these bounds by itself.
     if (codes.min, codes.max) == (-128, 127) {
         // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-        unsafe { quantize_avx512::<false>(scale, codes, flip, parts) }
+        unsafe { quantize_avx512::<false>(values, k, scale, codes, flip, out) }
     } else {
         // SAFETY: as above.
-        unsafe { quantize_avx512::<true>(scale, codes, flip, parts) }
+        unsafe { quantize_avx512::<true>(values, k, scale, codes, flip, out) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
+fn quantize_avx512<const BOUNDED: bool>(
+    values: &[f32],
+    k: usize,
     scale: f32,
     codes: Codes,
     flip: u8,
-    parts: impl Iterator<Item = (&'v [f32], &'o mut [u8])>,
+    out: &mut (impl Places + ?Sized),
 ) -> bool {
     const UNITS: f32 = 65536.0;
     let units = UNITS / scale;
@@ -106,9 +106,11 @@ fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
         _mm512_set1_epi8(codes.max as i8),
     );
     let flips = _mm512_set1_epi8(flip.cast_signed());
-    // The upper halves of 32 numbers.
-    let upper = words(|i| 2 * i + 1);
-    let in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    // Four codes of one vector after those of another; then those of the same vector together.
+    let by_vectors = _mm512_broadcast_i32x4(_mm_setr_epi8(
+        0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,
+    ));
+    let in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     let near = _mm512_set1_epi16(2 * MARGIN);
     // Which words are lower halves.
     const LOWER: __mmask32 = 0x5555_5555;
@@ -134,12 +136,10 @@ fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
             let [a, b, c, d] = units;
             let least_of_four = _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d));
             least = _mm512_min_epu16(least, least_of_four);
-            // A lane of 128 bits holds 8 codes of the first and 8 of the second half.
-            let bytes = _mm512_packs_epi16(
-                _mm512_permutex2var_epi16(a, upper, b),
-                _mm512_permutex2var_epi16(c, upper, d),
-            );
-            let mut bytes = _mm512_permutexvar_epi64(in_order, bytes);
+            // A lane of 128 bits holds 4 codes of each vector.
+            let bytes = _mm512_packs_epi16(upper_halves(a, b), upper_halves(c, d));
+            let bytes = _mm512_shuffle_epi8(bytes, by_vectors);
+            let mut bytes = _mm512_permutexvar_epi32(in_order, bytes);
             if BOUNDED {
                 bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, min), max);
             }
@@ -148,65 +148,70 @@ fn quantize_avx512<'v, 'o, const BOUNDED: bool>(
         }
         _mm512_mask_cmplt_epu16_mask(LOWER, least, near) | always
     };
-    // One place from which a step is called, so that it stands in the loop, and what it needs stays in registers.
-    let convert = |steps: &[[f32; STEP]], out_steps: &mut [[u8; STEP]]| {
-        for (steps, out_steps) in steps.chunks(STEPS).zip(out_steps.chunks_mut(STEPS)) {
+    for (row, values) in values.chunks(k.max(1)).enumerate() {
+        let (steps, tail) = values.as_chunks::<STEP>();
+        for (group, steps) in steps.chunks(STEPS).enumerate() {
+            let first = group * STEPS * STEP;
             let mut noted = [(0, 0); STEPS];
             let mut count = 0;
-            for (i, (values, out)) in steps.iter().zip(out_steps.iter_mut()).enumerate() {
-                let ties = step(values, out);
+            for (i, values) in steps.iter().enumerate() {
+                let places = out.places(row, first + i * STEP, STEP).as_chunks_mut().0;
+                let ties = step(values, &mut places[0]);
                 // At most one for each step: never a wrap.
                 noted[count % STEPS] = (i, ties);
                 count += usize::from(ties != 0);
             }
             for &(i, ties) in &noted[..count] {
-                if !look_again(ties, &steps[i], scale, codes, flip, &mut out_steps[i]) {
+                let places = out.places(row, first + i * STEP, STEP);
+                if !look_again(ties, &steps[i], scale, codes, flip, places) {
                     return false;
                 }
             }
         }
-        true
-    };
-    for (values, out) in parts {
-        let (steps, tail) = values.as_chunks::<STEP>();
-        let (out_steps, out_tail) = out.as_chunks_mut::<STEP>();
-        if !convert(steps, out_steps) {
-            return false;
+        if tail.is_empty() {
+            continue;
         }
-        if !tail.is_empty() {
-            // Filled up with zeros, which are far from a tie: faster than dividing. By vectors: a call that copies a few numbers takes
-            // as long as their codes.
-            let (mut filled, mut filled_out) = ([[0.0; STEP]], [[0; STEP]]);
-            for (part, filled) in filled[0].as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let there = first_bits(tail.len().saturating_sub(16 * part), 16) as u16;
-                // SAFETY: the mask leaves out what is beyond the values, and all 16 fit the buffer.
-                unsafe {
-                    let values =
-                        _mm512_maskz_loadu_ps(there, tail.as_ptr().wrapping_add(16 * part));
-                    _mm512_storeu_ps(filled.as_mut_ptr(), values);
-                }
-            }
-            if !convert(&filled, &mut filled_out) {
-                return false;
-            }
-            for (part, filled) in filled_out[0].as_chunks::<CODES>().0.iter().enumerate() {
-                let there = first_bits(tail.len().saturating_sub(CODES * part), CODES);
-                let out = out_tail.as_mut_ptr().wrapping_add(CODES * part).cast();
+        // A vector at a time.
+        let tail_out = out.places(row, steps.len() * STEP, tail.len());
+        for (values, out) in tail.chunks(16).zip(tail_out.chunks_mut(16)) {
+            let there = u16::MAX >> (16 - values.len());
+            // SAFETY: the mask leaves out what is beyond the values.
+            let reals = unsafe { _mm512_maskz_loadu_ps(there, values.as_ptr()) };
+            let units = _mm512_cvtps_epi32(_mm512_fmadd_ps(reals, factor, offset));
+            if _mm512_mask_cmplt_epu16_mask(LOWER, units, near) | always == 0 {
+                let bytes = _mm512_cvtsepi32_epi8(_mm512_srai_epi32::<16>(units));
+                let (min, max) = (_mm512_castsi512_si128(min), _mm512_castsi512_si128(max));
+                let bytes = _mm_min_epi8(_mm_max_epi8(bytes, min), max);
+                let bytes = _mm_xor_si128(bytes, _mm512_castsi512_si128(flips));
                 // SAFETY: the mask leaves out what is beyond the codes, of which there are as many as values.
-                unsafe {
-                    let codes = _mm512_loadu_si512(filled.as_ptr().cast());
-                    _mm512_mask_storeu_epi8(out, there, codes);
-                }
+                unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), there, bytes) };
+            } else if !by_definition(values, scale, codes, flip, out) {
+                return false;
             }
         }
     }
     true
 }
 
-/// As many of the lowest bits as there are elements, at most `of`.
-#[inline(always)]
-fn first_bits(elements: usize, of: usize) -> u64 {
-    u64::MAX.unbounded_shr(64 - elements.min(of) as u32)
+/// The upper halves of 16 numbers and of 16 others, in turns.
+///
+/// In assembly: the compiler makes it a permutation of any two vectors, which takes three times as long.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn upper_halves(first: __m512i, mut second: __m512i) -> __m512i {
+    // Bytes of the second's lower halves, in whose places the first's come, moved down by two.
+    const LOWER: __mmask64 = 0x3333_3333_3333_3333;
+    // SAFETY: one instruction of AVX-512BW on registers.
+    unsafe {
+        asm!(
+            "vpalignr {second} {{{lower}}}, {first}, {first}, 2",
+            second = inout(zmm_reg) second,
+            first = in(zmm_reg) first,
+            lower = in(kreg) LOWER,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    second
 }
 
 /// Decides by definition what may be a tie. Whether those values are finite.
@@ -218,7 +223,7 @@ fn look_again(
     scale: f32,
     codes: Codes,
     flip: u8,
-    out: &mut [u8; STEP],
+    out: &mut [u8],
 ) -> bool {
     if ties.count_ones() > FEW {
         by_definition(values, scale, codes, flip, out)
@@ -235,7 +240,7 @@ fn lanes_by_definition(
     scale: f32,
     codes: Codes,
     flip: u8,
-    out: &mut [u8; STEP],
+    out: &mut [u8],
 ) -> bool {
     while ties != 0 {
         let lane = ties.trailing_zeros() as usize / 2;
@@ -262,18 +267,6 @@ fn by_definition(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut [
         *out = codes.code(value / scale).cast_unsigned() ^ flip;
     }
     largest < f32::INFINITY.to_bits()
-}
-
-/// The numbers of 32 words out of two vectors.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-fn words(word: impl Fn(u16) -> u16) -> __m512i {
-    let mut words = [0_u16; 32];
-    for (i, out) in (0..).zip(&mut words) {
-        *out = word(i);
-    }
-    // SAFETY: a reference to 64 bytes.
-    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
 /// Asks for the cache line at an address, which may be any.

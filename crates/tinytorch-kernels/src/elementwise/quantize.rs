@@ -9,7 +9,7 @@ use super::avx512;
 use super::blocks::{Way, convert};
 use super::{NotFinite, Quantize, first_not_finite};
 use crate::cpu::{Vectors, vectorized};
-use crate::gemm_i8::blocks::BLOCK_CODES;
+use crate::gemm_i8::blocks::{BLOCK_CODES, RowsMut};
 use crate::gemm_i8::ending::{Codes, ROUNDER};
 
 /// Elements that are converted before it is looked at whether all of them were finite and none near a tie: a second look
@@ -65,24 +65,27 @@ pub fn quantize_f32_u8(values: &[f32], by: Quantize, out: &mut [u8]) -> Result<(
     quantize(Vectors::chosen(), way, values, by, 0x80, out)
 }
 
-/// Writes codes whose bits in `flip` are inverted to blocks, one after the other; what the last one holds beyond them stays.
+/// Writes the codes of rows of `k` values, with their bits in `flip` inverted, to blocks; what the last one of a row holds beyond them stays.
 ///
-/// The caller has checked `by`, and that the blocks are enough.
-pub(crate) fn quantize_blocks<'o>(
+/// The caller has checked `by`, and that there are as many rows and enough blocks.
+pub(crate) fn quantize_rows(
     values: &[f32],
+    k: usize,
     by: Quantize,
     flip: u8,
-    blocks: impl Iterator<Item = &'o mut [u8; BLOCK_CODES]>,
+    mut rows: RowsMut<'_>,
 ) -> Result<(), NotFinite> {
     let (vectors, codes) = (Vectors::chosen(), by.codes());
     let all_finite = match vectors {
         #[cfg(target_arch = "x86_64")]
         Vectors::Avx512(_) => {
-            avx512::quantize_blocks(vectors, values, by.scale, codes, flip, blocks)
+            avx512::quantize(vectors, values, k, by.scale, codes, flip, &mut rows)
         }
-        _ => values.chunks(BLOCK_CODES).zip(blocks).all(|(values, out)| {
-            let out = &mut out[..values.len()];
-            quantize_chunks(vectors, values, by.scale, codes, flip, out)
+        _ => (values.chunks(k.max(1)).enumerate()).all(|(row, values)| {
+            (values.chunks(BLOCK_CODES).enumerate()).all(|(block, values)| {
+                let out = &mut rows.block(row, block)[..values.len()];
+                quantize_chunks(vectors, values, by.scale, codes, flip, out)
+            })
         }),
     };
     if all_finite {
@@ -107,7 +110,9 @@ pub(super) fn quantize(
     let codes = by.codes();
     let all_finite = convert(way, values, out, |values, out| match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => avx512::quantize(vectors, values, by.scale, codes, flip, out),
+        Vectors::Avx512(_) => {
+            avx512::quantize(vectors, values, values.len(), by.scale, codes, flip, out)
+        }
         _ => quantize_chunks(vectors, values, by.scale, codes, flip, out),
     });
     if all_finite {

@@ -29,19 +29,40 @@ impl Block {
 pub(crate) struct RowsMut<'a> {
     blocks: &'a mut [Block],
     rows: usize,
+    /// Which of them is number 0.
+    first: usize,
 }
 
 impl<'a> RowsMut<'a> {
     /// The blocks of `rows` rows.
     pub fn new(blocks: &'a mut [Block], rows: usize) -> Self {
         assert!(rows > 0 && blocks.len().is_multiple_of(rows));
-        Self { blocks, rows }
+        Self {
+            blocks,
+            rows,
+            first: 0,
+        }
     }
 
-    /// The blocks of a row, in order.
+    /// The row `row` and those after it.
     #[inline]
-    pub fn row(&mut self, row: usize) -> impl Iterator<Item = &mut [u8; BLOCK_CODES]> {
-        let blocks = self.blocks.iter_mut().skip(row).step_by(self.rows);
-        blocks.map(Block::codes_mut)
+    pub fn from(&mut self, row: usize) -> RowsMut<'_> {
+        RowsMut {
+            blocks: self.blocks,
+            rows: self.rows,
+            first: self.first + row,
+        }
+    }
+
+    /// The codes of block `number` of a row.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[inline]
+    pub fn block(&mut self, row: usize, number: usize) -> &mut [u8; BLOCK_CODES] {
+        let row = self.first + row;
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        self.blocks[number * self.rows + row].codes_mut()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, min_max, quantize_blocks, quantize_f32_i8};
+use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8, quantize_rows};
 use crate::gemm_i8::activations::{Activations, Matrix};
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
@@ -175,15 +175,10 @@ impl Activations for Reals<'_> {
         scratch
     }
 
-    fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
-        for (index, row) in rows.enumerate() {
-            let first = row * self.k;
-            let values = &self.x[first..first + self.k];
-            self.note(
-                first,
-                quantize_blocks(values, self.by, flip, into.row(index)),
-            );
-        }
+    fn write(&self, rows: Range<usize>, flip: u8, into: RowsMut<'_>) -> bool {
+        let first = rows.start * self.k;
+        let values = &self.x[first..rows.end * self.k];
+        self.note(first, quantize_rows(values, self.k, self.by, flip, into));
         true
     }
 }
