@@ -154,7 +154,7 @@ pub fn verdict(rows: &[Row]) -> String {
             largest.gain()
         ),
         (None, Some(largest)) => format!(
-            "A step in bf16 never took less time than in f32: {:.2} times as fast at the largest measured.",
+            "With linear layers a step in bf16 never took less time than in f32: {:.2} times as fast at the largest measured.",
             largest.gain()
         ),
         _ => String::new(),
