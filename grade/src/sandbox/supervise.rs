@@ -239,6 +239,8 @@ mod linux {
                 && counted.elapsed() >= COUNT_EVERY
             {
                 counted = Instant::now();
+                // What a thread waited is not told any more once it has ended: of one that computed until just now nearly all is known.
+                *seen = waited(child.id()).max(*seen);
                 if threads(child) > most {
                     kill(child);
                     return Ok((out.kept, err.kept, Some(Ending::TooManyThreads)));

@@ -28,11 +28,11 @@ use crate::{pages, team};
 /// Products that take less than this stay on the caller's thread: dividing one costs about a microsecond.
 pub(super) const NANOSECONDS_WORTH_DIVIDING: u64 = 4000;
 
-/// What a product takes one thread, at least, at 58 multiply-adds in a nanosecond and 90 bytes of `b`, or 28 if no second cache holds it.
+/// What a product takes one thread, at least, at 58 multiply-adds in a nanosecond and 130 bytes of `b`, or 28 if no second cache holds it.
 fn nanoseconds(m: usize, n: usize, k: usize) -> u64 {
     let elements = n.saturating_mul(k) as u64;
     let is_cached = elements <= (2 * CACHED_BYTES / size_of::<f32>()) as u64;
-    let read = elements / if is_cached { 23 } else { 7 };
+    let read = elements / if is_cached { 33 } else { 7 };
     (elements.saturating_mul(m as u64) / 58).max(read)
 }
 
