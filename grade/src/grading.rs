@@ -297,12 +297,9 @@ impl Grader<'_> {
                 .iter()
                 .find(|one| Path::new(&file).ends_with(&one.file))?;
             let is_own = file.contains(&self.course.module.folder());
-            let (tag, begin, _) = own
-                .holes
-                .iter()
-                .find(|(_, begin, end)| line > *begin && line < *end)?;
-            let filled = graft.filled.iter().find(|one| one.tag == *tag)?;
-            is_own.then(|| (own.file.clone(), filled.line + line - begin, tag.clone()))
+            let (tag, begin) = own.hole_at(line)?;
+            let filled = graft.filled.iter().find(|one| one.tag == tag)?;
+            is_own.then(|| (own.file.clone(), filled.line + line - begin, tag.to_owned()))
         });
         let told = CompileError {
             code: diagnostic.code.as_ref().map(|code| code.code.clone()),

@@ -198,6 +198,13 @@ impl Assembled {
             holes,
         }
     }
+
+    /// The hole in whose body a line lies: its tag, and the line of its BEGIN marker.
+    pub fn hole_at(&self, line: usize) -> Option<(&str, usize)> {
+        let mut holes = self.holes.iter();
+        let (tag, begin, _) = holes.find(|(_, begin, end)| line > *begin && line < *end)?;
+        Some((tag, *begin))
+    }
 }
 
 /// The course's files with the bodies of the submission, but for the holes in `without`.

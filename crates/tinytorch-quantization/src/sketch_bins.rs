@@ -49,7 +49,7 @@ pub fn raise(counts: &mut [u64], rise: usize) {
     // From the lowest octave up: where an octave moves to has been left already.
     for d in (0..OCTAVES).rev() {
         let (from, to) = (start(d), d + rise);
-        // Of an octave that keeps its bins, the place stays; of one that gets coarser, the first bits of it.
+        // Of a place, the bits stay that the new octave keeps; below all octaves none.
         let (base, shift) = match to < OCTAVES {
             true => (start(to), kept(d) - kept(to)),
             false => (LOW, usize::BITS - 1),

@@ -68,8 +68,7 @@ fn is_inside(path: &str, line: usize, folder: &str, files: &[Assembled]) -> bool
         .strip_prefix(folder)
         .and_then(|rest| rest.strip_prefix('/'));
     let own = files.iter().find(|own| Some(own.file.as_str()) == file);
-    let mut holes = own.iter().flat_map(|own| &own.holes);
-    holes.any(|&(_, begin, end)| begin < line && line < end)
+    own.is_some_and(|own| own.hole_at(line).is_some())
 }
 
 #[cfg(test)]
