@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, min_max, quantize_f32_i8, quantize_rows};
+use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
@@ -233,10 +233,12 @@ impl Activations for Reals<'_> {
     }
 
     fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
+        // A row whose own range was found just now is near.
+        let far = self.shared.is_some() && is_far(self.x);
         for (index, row) in rows.enumerate() {
             let into = into.from(index);
             self.convert(row, |values, by| {
-                quantize_rows(values, values.len(), by, flip, into)
+                quantize_rows(values, values.len(), by, flip, far, into)
             });
         }
         true

@@ -2,7 +2,7 @@
 //!
 //! In units of 2⁻¹⁶ of a step, `u = value / scale + zero_point + ½` is an `i32` whose upper half is the code and whose lower
 //! half tells how far above a tie it is. The conversion gives −2³¹ for NaN, infinities and quotients beyond ±2¹⁵: lower half 0,
-//! so all that needs a second look looks like a tie.
+//! so all that needs a second look looks like a tie. For codes without a sign it is the code and 128.
 //!
 //! What the product with the reciprocal costs (N4): for quotients up to 257 in magnitude, beyond which all bounds are
 //! passed, the reciprocal is off by at most 2⁻²⁴ of itself, 1 unit, and so is the definition's own quotient; the fused
@@ -17,6 +17,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::quantize::By;
 use crate::cpu::Vectors;
 use crate::gemm_i8::blocks::{BLOCK_CODES, RowsMut};
 use crate::gemm_i8::ending::Codes;
@@ -29,17 +30,19 @@ const FEW: u32 = 2;
 const CODES: usize = 64;
 /// Values that are looked at together for ties: fewer comparisons.
 const STEP: usize = 2 * CODES;
-/// Steps after which what was noted is looked at, while their values are still in the first cache.
-const STEPS: usize = 8;
+/// Values whose codes lie together wherever they go.
+const PIECE: usize = BLOCK_CODES;
+/// Pieces after which what was noted is looked at, while their values are still in the first cache.
+const PIECES: usize = 4;
 /// Values from which it pays to begin where a cache line does.
 const LONG: usize = 2048;
 /// Values between those that are converted and those that are asked for: the CPU itself does not look beyond a page of 4 KiB,
 /// and asks too late when it enters one.
 const AHEAD: usize = 512;
 
-/// Where the codes of rows go, by steps.
+/// Where the codes of rows go, by pieces.
 pub(super) trait Places {
-    /// The places of `len` codes of a row from that of its value `first` on, a multiple of [`STEP`]; `len` is at most that.
+    /// The places of `len` codes of a row from that of its value `first` on, all of one [`PIECE`].
     fn places(&mut self, row: usize, first: usize, len: usize) -> &mut [u8];
 }
 
@@ -54,12 +57,12 @@ impl Places for [u8] {
 impl Places for RowsMut<'_> {
     #[inline(always)]
     fn places(&mut self, row: usize, first: usize, len: usize) -> &mut [u8] {
-        const { assert!(BLOCK_CODES.is_multiple_of(STEP)) };
+        const { assert!(PIECE == BLOCK_CODES && PIECE == 2 * STEP) };
         &mut self.block(row, first / BLOCK_CODES)[first % BLOCK_CODES..][..len]
     }
 }
 
-/// Writes the codes of `values`, rows of `k`, each changed by `flip` (bits that are inverted). Whether all values are finite.
+/// Writes the codes of `values`, rows of `k`. Whether all values are finite.
 ///
 /// # Panics
 ///
@@ -68,42 +71,53 @@ pub(super) fn quantize(
     vectors: Vectors,
     values: &[f32],
     k: usize,
-    scale: f32,
-    codes: Codes,
-    flip: u8,
+    by: By,
     out: &mut (impl Places + ?Sized),
 ) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     // Packing saturates to these bounds by itself.
-    if (codes.min, codes.max) == (-128, 127) {
-        // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-        unsafe { quantize_avx512::<false>(values, k, scale, codes, flip, out) }
-    } else {
-        // SAFETY: as above.
-        unsafe { quantize_avx512::<true>(values, k, scale, codes, flip, out) }
+    let bounded = (by.codes.min, by.codes.max) != (-128, 127);
+    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+    unsafe {
+        match (bounded, by.flip == UNSIGNED_FLIP) {
+            (false, false) => quantize_avx512::<false, false>(values, k, by, out),
+            (false, true) => quantize_avx512::<false, true>(values, k, by, out),
+            (true, false) => quantize_avx512::<true, false>(values, k, by, out),
+            (true, true) => quantize_avx512::<true, true>(values, k, by, out),
+        }
     }
 }
 
+/// The flip that makes an `i8` the `u8` that is 128 more.
+const UNSIGNED_FLIP: u8 = 0x80;
+
+/// `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs nothing, because packing saturates to codes without a sign.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512<const BOUNDED: bool>(
+fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
     values: &[f32],
     k: usize,
-    scale: f32,
-    codes: Codes,
-    flip: u8,
+    by: By,
     out: &mut (impl Places + ?Sized),
 ) -> bool {
     const UNITS: f32 = 65536.0;
+    let By {
+        scale,
+        codes,
+        flip,
+        far,
+    } = by;
     let units = UNITS / scale;
     // Otherwise the reciprocal has lost digits, or is infinite.
     let precise = scale.is_normal() && units.is_normal() && (1.0 / scale).is_normal();
     let factor = _mm512_set1_ps(units);
-    // At most 2²³ + 2¹⁵ + 4: exact.
+    // At most 2²⁴ − 2¹⁵ + 4: exact.
     let half = (1 << 15) + i32::from(MARGIN);
-    let offset = _mm512_set1_ps(((codes.zero_point << 16) + half) as f32);
+    let offset_of = |zero_point: i32| _mm512_set1_ps(((zero_point << 16) + half) as f32);
+    let shift = if UNSIGNED { 128 } else { 0 };
+    let offset = offset_of(codes.zero_point + shift);
     let (min, max) = (
-        _mm512_set1_epi8(codes.min as i8),
-        _mm512_set1_epi8(codes.max as i8),
+        _mm512_set1_epi8((codes.min + shift) as i8),
+        _mm512_set1_epi8((codes.max + shift) as i8),
     );
     let flips = _mm512_set1_epi8(flip.cast_signed());
     // Four codes of one vector after those of another; then those of the same vector together.
@@ -115,17 +129,26 @@ fn quantize_avx512<const BOUNDED: bool>(
     // Which words are lower halves.
     const LOWER: __mmask32 = 0x5555_5555;
 
+    // In the last values of a row, of which codes are made with a sign.
+    let (tail_offset, tail_min, tail_max) = (
+        offset_of(codes.zero_point),
+        _mm_set1_epi8(codes.min as i8),
+        _mm_set1_epi8(codes.max as i8),
+    );
+
     // Numbers with a reciprocal of fewer digits are all divided.
     let always = if precise { 0 } else { LOWER };
 
-    // Which lanes may hold a tie.
+    // Which lanes may hold a tie; whatever else is set among those of upper halves.
     let step = |values: &[f32; STEP], out: &mut [u8; STEP]| {
         // The least of all lower halves, and, beside them, of all upper ones: those do not matter.
         let mut least = _mm512_set1_epi16(-1);
         let parts = values.as_chunks::<CODES>().0;
         for (values, out) in parts.iter().zip(out.as_chunks_mut::<CODES>().0) {
-            for line in 0..4 {
-                prefetch(values.as_ptr().wrapping_add(AHEAD + 16 * line));
+            if far {
+                for line in 0..4 {
+                    prefetch(values.as_ptr().wrapping_add(AHEAD + 16 * line));
+                }
             }
             let mut units = [_mm512_setzero_si512(); 4];
             for (units, values) in units.iter_mut().zip(values.as_chunks::<16>().0) {
@@ -137,51 +160,78 @@ fn quantize_avx512<const BOUNDED: bool>(
             let least_of_four = _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d));
             least = _mm512_min_epu16(least, least_of_four);
             // A lane of 128 bits holds 4 codes of each vector.
-            let bytes = _mm512_packs_epi16(upper_halves(a, b), upper_halves(c, d));
+            let (upper, lower) = (upper_halves(a, b), upper_halves(c, d));
+            let bytes = if UNSIGNED {
+                _mm512_packus_epi16(upper, lower)
+            } else {
+                _mm512_packs_epi16(upper, lower)
+            };
             let bytes = _mm512_shuffle_epi8(bytes, by_vectors);
             let mut bytes = _mm512_permutexvar_epi32(in_order, bytes);
-            if BOUNDED {
-                bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, min), max);
+            bytes = match (BOUNDED, UNSIGNED) {
+                (true, false) => _mm512_min_epi8(_mm512_max_epi8(bytes, min), max),
+                (true, true) => _mm512_min_epu8(_mm512_max_epu8(bytes, min), max),
+                (false, _) => bytes,
+            };
+            if !UNSIGNED {
+                bytes = _mm512_xor_si512(bytes, flips);
             }
             // SAFETY: a reference to 64 bytes.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_xor_si512(bytes, flips)) };
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), bytes) };
         }
-        _mm512_mask_cmplt_epu16_mask(LOWER, least, near) | always
+        _mm512_cmplt_epu16_mask(least, near)
     };
     for (row, values) in values.chunks(k.max(1)).enumerate() {
-        let (steps, tail) = values.as_chunks::<STEP>();
-        for (group, steps) in steps.chunks(STEPS).enumerate() {
-            let first = group * STEPS * STEP;
-            let mut noted = [(0, 0); STEPS];
-            let mut count = 0;
-            for (i, values) in steps.iter().enumerate() {
-                let places = out.places(row, first + i * STEP, STEP).as_chunks_mut().0;
-                let ties = step(values, &mut places[0]);
-                // At most one for each step: never a wrap.
-                noted[count % STEPS] = (i, ties);
-                count += usize::from(ties != 0);
-            }
-            for &(i, ties) in &noted[..count] {
-                let places = out.places(row, first + i * STEP, STEP);
-                if !look_again(ties, &steps[i], scale, codes, flip, places) {
-                    return false;
+        let (pieces, rest) = values.as_chunks::<PIECE>();
+        let values_of_pieces = values.len() - rest.len();
+        for (group, pieces) in pieces.chunks(PIECES).enumerate() {
+            let first = group * PIECES * PIECE;
+            let mut noted = [[0; PIECE / STEP]; PIECES];
+            let mut any = always;
+            for (i, (values, noted)) in pieces.iter().zip(&mut noted).enumerate() {
+                let places = out.places(row, first + i * PIECE, PIECE);
+                let steps = values.as_chunks().0.iter().zip(places.as_chunks_mut().0);
+                for ((values, out), noted) in steps.zip(noted) {
+                    *noted = step(values, out);
+                    any |= *noted;
                 }
+            }
+            if any & LOWER == 0 {
+                continue;
+            }
+            let steps = pieces.as_flattened().as_chunks::<STEP>().0;
+            for (i, (values, noted)) in steps.iter().zip(noted.as_flattened()).enumerate() {
+                let ties = (noted | always) & LOWER;
+                if ties != 0 {
+                    let places = out.places(row, first + i * STEP, STEP);
+                    if !look_again(ties, values, scale, codes, flip, places) {
+                        return false;
+                    }
+                }
+            }
+        }
+        let (steps, tail) = rest.as_chunks::<STEP>();
+        // At most one.
+        for values in steps {
+            let places = out.places(row, values_of_pieces, STEP);
+            let ties = (step(values, &mut places.as_chunks_mut().0[0]) | always) & LOWER;
+            if ties != 0 && !look_again(ties, values, scale, codes, flip, places) {
+                return false;
             }
         }
         if tail.is_empty() {
             continue;
         }
         // A vector at a time.
-        let tail_out = out.places(row, steps.len() * STEP, tail.len());
+        let tail_out = out.places(row, values.len() - tail.len(), tail.len());
         for (values, out) in tail.chunks(16).zip(tail_out.chunks_mut(16)) {
             let there = u16::MAX >> (16 - values.len());
             // SAFETY: the mask leaves out what is beyond the values.
             let reals = unsafe { _mm512_maskz_loadu_ps(there, values.as_ptr()) };
-            let units = _mm512_cvtps_epi32(_mm512_fmadd_ps(reals, factor, offset));
+            let units = _mm512_cvtps_epi32(_mm512_fmadd_ps(reals, factor, tail_offset));
             if _mm512_mask_cmplt_epu16_mask(LOWER, units, near) | always == 0 {
                 let bytes = _mm512_cvtsepi32_epi8(_mm512_srai_epi32::<16>(units));
-                let (min, max) = (_mm512_castsi512_si128(min), _mm512_castsi512_si128(max));
-                let bytes = _mm_min_epi8(_mm_max_epi8(bytes, min), max);
+                let bytes = _mm_min_epi8(_mm_max_epi8(bytes, tail_min), tail_max);
                 let bytes = _mm_xor_si128(bytes, _mm512_castsi512_si128(flips));
                 // SAFETY: the mask leaves out what is beyond the codes, of which there are as many as values.
                 unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), there, bytes) };

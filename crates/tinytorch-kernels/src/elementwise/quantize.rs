@@ -65,26 +65,52 @@ pub fn quantize_f32_u8(values: &[f32], by: Quantize, out: &mut [u8]) -> Result<(
     quantize(Vectors::chosen(), way, values, by, 0x80, out)
 }
 
+/// How values become codes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct By {
+    pub scale: f32,
+    pub codes: Codes,
+    /// Bits that are inverted in each code.
+    pub flip: u8,
+    /// Whether the values lie beyond the second cache.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "other CPUs are left to look ahead by themselves")
+    )]
+    pub far: bool,
+}
+
+/// Whether values are so many that a second cache hardly holds them.
+pub(crate) fn is_far(values: &[f32]) -> bool {
+    values.len() > 256 * 1024
+}
+
 /// Writes the codes of rows of `k` values, with their bits in `flip` inverted, to blocks; what the last one of a row holds beyond them stays.
 ///
-/// The caller has checked `by`, and that there are as many rows and enough blocks.
+/// The caller has checked `by`, and that there are as many rows and enough blocks. `far` says whether the values
+/// [are far](is_far), or belong to those that are.
 pub(crate) fn quantize_rows(
     values: &[f32],
     k: usize,
     by: Quantize,
     flip: u8,
+    far: bool,
     mut rows: RowsMut<'_>,
 ) -> Result<(), NotFinite> {
-    let (vectors, codes) = (Vectors::chosen(), by.codes());
+    let vectors = Vectors::chosen();
+    let by = By {
+        scale: by.scale,
+        codes: by.codes(),
+        flip,
+        far,
+    };
     let all_finite = match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => {
-            avx512::quantize(vectors, values, k, by.scale, codes, flip, &mut rows)
-        }
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, k, by, &mut rows),
         _ => (values.chunks(k.max(1)).enumerate()).all(|(row, values)| {
             (values.chunks(BLOCK_CODES).enumerate()).all(|(block, values)| {
                 let out = &mut rows.block(row, block)[..values.len()];
-                quantize_chunks(vectors, values, by.scale, codes, flip, out)
+                quantize_chunks(vectors, values, by, out)
             })
         }),
     };
@@ -107,13 +133,16 @@ pub(super) fn quantize(
 ) -> Result<(), NotFinite> {
     assert_eq!(values.len(), out.len(), "one code per value");
     by.check();
-    let codes = by.codes();
+    let by = By {
+        scale: by.scale,
+        codes: by.codes(),
+        flip,
+        far: is_far(values),
+    };
     let all_finite = convert(way, values, out, |values, out| match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => {
-            avx512::quantize(vectors, values, values.len(), by.scale, codes, flip, out)
-        }
-        _ => quantize_chunks(vectors, values, by.scale, codes, flip, out),
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, values.len(), by, out),
+        _ => quantize_chunks(vectors, values, by, out),
     });
     if all_finite {
         Ok(())
@@ -124,13 +153,8 @@ pub(super) fn quantize(
 
 vectorized! {
     /// Whether all values are finite.
-    fn quantize_chunks(
-        values: &[f32],
-        scale: f32,
-        codes: Codes,
-        flip: u8,
-        out: &mut [u8],
-    ) -> bool {
+    fn quantize_chunks(values: &[f32], by: By, out: &mut [u8]) -> bool {
+        let By { scale, codes, flip, .. } = by;
         let reciprocal = 1.0 / scale;
         // Otherwise the reciprocal has lost digits, or is infinite.
         let precise = scale.is_normal() && reciprocal.is_normal();

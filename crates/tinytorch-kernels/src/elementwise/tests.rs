@@ -78,7 +78,13 @@ fn codes_are_those_of_the_definition_at_and_beside_every_tie() {
             })
             .flat_map(beside)
             .collect();
-        for (zero_point, min, max) in [(0, -127, 127), (-128, -128, 127), (37, -8, 100)] {
+        let codes = [
+            (0, -127, 127),
+            (-128, -128, 127),
+            (127, -128, 127),
+            (37, -8, 100),
+        ];
+        for (zero_point, min, max) in codes {
             assert_codes(
                 &values,
                 Quantize {
