@@ -1,7 +1,7 @@
 //! One row: the time is that of reading the weights.
 //!
-//! Four panels are read side by side, each from front to back: four streams keep more cache lines on their way than one
-//! does, and the fetching that the CPU does on its own follows them, so nothing is fetched ahead here.
+//! Four panels are read side by side, each from front to back: four streams keep more cache lines on their way than one does. The
+//! fetching that the CPU does on its own follows them, but begins anew with every page of 4 KiB, so lines are also asked for here.
 #![expect(unsafe_code, reason = "vector loads")]
 
 use std::arch::x86_64::*;
@@ -9,6 +9,9 @@ use std::arch::x86_64::*;
 use super::finish::finish;
 use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::tiled::{BLOCK, Block, Panel, Place};
+
+/// Bytes from a line of a stream to the one that is asked for: six groups.
+const AHEAD: usize = 768;
 
 /// Multiplies one row with four whole panels and ends the sums. `offsets` are those of all columns of the ending.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -33,6 +36,11 @@ pub(in crate::gemm_i8) fn four_panels(
         for (p, &word) in words.0[..BLOCK.min(groups - first)].iter().enumerate() {
             let word = _mm512_set1_epi32(word);
             for (sums, start) in sums.iter_mut().zip(starts) {
+                for line in 0..2 {
+                    let ahead = (first + p) * 128 + AHEAD + 64 * line;
+                    // Any address may be.
+                    _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(ahead));
+                }
                 for (vector, sum) in sums[0].iter_mut().enumerate() {
                     // SAFETY: `first + p < groups`, and a panel has at least `groups` times 128 bytes, as asserted.
                     let weights = unsafe {
