@@ -102,6 +102,8 @@ pub struct Task<'a> {
     pub(crate) activations: &'a dyn Activations,
     pub(crate) first_row: usize,
     pub(crate) first_column: usize,
+    /// One per column of the rectangle: the sum of its weights.
+    pub(crate) weight_sums: &'a [i32],
     /// One per column of the rectangle: bias minus what zero point and shift have added to the sum.
     pub(crate) offsets: &'a [i32],
     pub(crate) ending: Ending<'a>,
@@ -136,14 +138,17 @@ impl<'a> Task<'a> {
     pub(crate) fn split_columns(self, columns: usize) -> (Task<'a>, Task<'a>) {
         let (left, right) = self.ending.split_columns(columns);
         let (left_offsets, right_offsets) = self.offsets.split_at(columns);
+        let (left_sums, right_sums) = self.weight_sums.split_at(columns);
         (
             Task {
                 ending: left,
+                weight_sums: left_sums,
                 offsets: left_offsets,
                 ..self
             },
             Task {
                 ending: right,
+                weight_sums: right_sums,
                 offsets: right_offsets,
                 first_column: self.first_column + columns,
                 ..self

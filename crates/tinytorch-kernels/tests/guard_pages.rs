@@ -104,6 +104,9 @@ fn integer_products_stay_inside_their_slices() {
                 (7, 5, 3),
                 (2, 48, 64),
                 (33, 50, 130),
+                (5, 33, 64),
+                (33, 50, 1088),
+                (7, 40, 1100),
             ] {
                 let weights = Guarded::new(&codes(n * k), side);
                 let packed = PackedWeights::with_kernel(kernel, n, k, weights.slice());

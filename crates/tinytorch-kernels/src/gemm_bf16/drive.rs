@@ -162,7 +162,7 @@ fn run_with(kernel: Kernel, task: &mut Task<'_, '_>, buffer: &mut Vec<Words>) {
     let (rows, columns) = (task.c.rows(), task.c.columns());
     let vectors = kernel.vectors();
     #[cfg(target_arch = "x86_64")]
-    let mut unit = super::amx::Unit::default();
+    let mut unit = crate::amx::Unit::default();
     let mut plain = true;
     if let (Kernel::Portable(_), Accumulate::Add) = (kernel, task.accumulate) {
         plain = (0..rows).all(|row| portable::can_be_added_to(task.c.row(row)));

@@ -1,7 +1,7 @@
 //! Where the rows of the left matrix come from.
 //!
 //! A kernel takes a few rows at a time and encodes them into a buffer of its own (padded, shifted if its instruction wants
-//! `u8`). For a matrix a row is a slice; for a convolution it is gathered from the image, so that the whole im2col matrix
+//! `u8`), or multiplies them where they lie, if it can. For a matrix a row is a slice; for a convolution it is gathered from the image, so that the whole im2col matrix
 //! never exists.
 
 use std::fmt::Debug;
@@ -16,6 +16,11 @@ pub const SLACK: usize = 64;
 pub trait Activations: Debug + Sync {
     /// All `k` codes of row `row`; `scratch` has room for `k + SLACK`, if they have to be gathered.
     fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8];
+
+    /// The codes of some rows, if they lie in memory one row after the other.
+    fn in_place(&self, _rows: Range<usize>) -> Option<&[i8]> {
+        None
+    }
 
     /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less
     /// than taking each row and copying it there. Says whether it has done so.
@@ -34,5 +39,9 @@ pub struct Matrix<'a> {
 impl Activations for Matrix<'_> {
     fn row<'s>(&'s self, row: usize, _: &'s mut [i8]) -> &'s [i8] {
         &self.data[row * self.k..(row + 1) * self.k]
+    }
+
+    fn in_place(&self, rows: Range<usize>) -> Option<&[i8]> {
+        Some(&self.data[rows.start * self.k..rows.end * self.k])
     }
 }

@@ -1,12 +1,14 @@
 //! The kernel for Intel's matrix unit: `tdpbusd` multiplies 16 rows of 64 bytes with 64 x 16 weights, 16 384 multiply-adds in 16 cycles.
 //!
-//! Activations and weights lie as for [`Avx512Vnni`], which also takes what is too small for the unit: tiles of few rows, which
-//! reading the weights bounds anyway, and windows of images. A tile is 32 rows by 32 columns: four tile registers are sums, two hold
-//! activations, two weights (`unit.rs`). Sums leave the unit through memory, and end as those of the other kernel do, while the
-//! unit computes the next ones (`drive.rs`).
+//! Weights lie as for [`Avx512Vnni`], activations too unless they are multiplied where they lie (`drive.rs`). That kernel also takes what is
+//! too small for the unit: tiles of few rows, which reading the weights bounds anyway, and windows of images. A tile is 32 rows by
+//! 32 columns: four tile registers are sums, two hold activations, two weights (`unit.rs`, `product.rs`). Sums leave the unit through
+//! memory, and end as those of the other kernel do, while the unit computes the next ones (`beside.rs`).
 #![expect(unsafe_code, reason = "calls that need CPU features")]
 
+mod beside;
 mod drive;
+mod product;
 mod unit;
 
 use super::avx512_vnni::Avx512Vnni;

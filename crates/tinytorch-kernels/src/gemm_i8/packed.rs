@@ -301,6 +301,7 @@ impl PackedWeights {
             activations,
             first_row: 0,
             first_column: 0,
+            weight_sums: &self.sums,
             offsets,
             ending,
         };
@@ -341,7 +342,7 @@ fn rows_worth_dividing(tile_rows: usize) -> usize {
 /// away, then leaves to the others what it has not begun.
 fn pieces(time: Duration, threads: usize) -> usize {
     /// Less would spend too much on codes that several pieces make for themselves.
-    const PIECE: Duration = Duration::from_micros(20);
+    const PIECE: Duration = Duration::from_micros(40);
     const MOST: u128 = 4;
     let of_each = time.as_nanos() / (PIECE.as_nanos() * threads as u128);
     of_each.clamp(1, MOST) as usize

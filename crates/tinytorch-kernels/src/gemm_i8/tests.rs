@@ -1,5 +1,6 @@
 //! Agreement: every kernel of this CPU against the definitions, bit for bit.
 
+use super::activations::Matrix;
 use super::scalar::{gemm_i8_scalar, requantize, scale};
 use super::*;
 use crate::Dims;
@@ -103,6 +104,103 @@ fn every_kernel_agrees_at_every_inner_dimension() {
 }
 
 #[test]
+fn every_kernel_agrees_where_codes_are_multiplied_where_they_lie_and_with_many_inputs() {
+    let random = &mut Random::new(8);
+    // Whole steps of 64 inputs, few and many columns; then more inputs than the first cache keeps, the last step whole or not; then
+    // more weights than the second does.
+    let whole_steps = [64, 128, 1024].into_iter().flat_map(|k| {
+        [(4, 1), (16, 10), (17, 33), (33, 128), (70, 129)].map(|(m, n)| Dims { m, n, k })
+    });
+    let many_inputs = [1025, 1088, 2048, 2050, 3137]
+        .into_iter()
+        .flat_map(|k| [(4, 33), (33, 17), (70, 65)].map(|(m, n)| Dims { m, n, k }));
+    let passes = [(40, 400, 2752), (70, 350, 3200)].map(|(m, n, k)| Dims { m, n, k });
+    for dims in whole_steps.chain(many_inputs).chain(passes) {
+        assert_agreement_on_random_codes(dims, random);
+    }
+}
+
+/// Rows that compute a product of their own before they are given.
+#[derive(Debug)]
+struct Asking<'a> {
+    rows: Matrix<'a>,
+    other: &'a PackedWeights,
+}
+
+impl Activations for Asking<'_> {
+    fn row<'s>(&'s self, row: usize, scratch: &'s mut [i8]) -> &'s [i8] {
+        // Tiles of another height, so that a matrix unit has to be told.
+        let m = 5 + row % 20;
+        let mut sums = vec![0; m * self.other.n()];
+        self.other
+            .product(m, &vec![1; m * self.other.k()], 0, &mut sums);
+        assert!(sums.iter().all(|&sum| sum == 3 * self.other.k() as i32));
+        self.rows.row(row, scratch)
+    }
+}
+
+#[test]
+fn activations_may_compute_a_product_of_their_own() {
+    let random = &mut Random::new(9);
+    let dims = Dims {
+        m: 70,
+        n: 40,
+        k: 128,
+    };
+    let Dims { m, n, k } = dims;
+    let (a, weights) = (random.codes(m * k), random.codes(n * k));
+    let mut expected = vec![0; m * n];
+    gemm_i8_scalar(dims, &a, 0, &weights, &mut expected);
+    for &kernel in kernels() {
+        let packed = PackedWeights::with_kernel(kernel, n, k, &weights);
+        let other = PackedWeights::with_kernel(kernel, 33, 64, &[3; 33 * 64]);
+        let asking = Asking {
+            rows: Matrix { data: &a, k },
+            other: &other,
+        };
+        let mut sums = vec![0; m * n];
+        let out = block::BlockMut::new(&mut sums, m, 0, n, n);
+        packed.run(m, &asking, 0, &[], Ending::Sums(out));
+        assert_eq!(sums, expected, "{}", kernel.name());
+    }
+}
+
+#[test]
+fn sums_beyond_every_code_saturate() {
+    // As real numbers they are beyond an i32, or infinite: a conversion that wraps would turn them into the other end.
+    for factor in [1e12, -1e12, f32::MAX, f32::MIN] {
+        for &kernel in kernels() {
+            for (m, n) in [(1, 40), (5, 33), (40, 64)] {
+                let packed = PackedWeights::with_kernel(kernel, n, 2, &vec![127; 2 * n]);
+                let a: Vec<i8> = (0..2 * m)
+                    .map(|i| if i % 4 < 2 { 127 } else { -128 })
+                    .collect();
+                let (zero_point, min, max) = (3, -100, 90);
+                let by = Requantize {
+                    bias: &[],
+                    multipliers: &vec![factor; n],
+                    zero_point,
+                    min,
+                    max,
+                };
+                let mut out = vec![0; m * n];
+                packed.requantized(m, &a, 0, &by, &mut out);
+                for (index, &code) in out.iter().enumerate() {
+                    let sum = if index / n % 2 == 0 {
+                        2 * 127 * 127
+                    } else {
+                        -2 * 128 * 127
+                    };
+                    let expected = requantize(sum, factor, zero_point, min, max);
+                    assert_eq!(code, expected, "{index} by {factor}, {}", kernel.name());
+                    assert!([min, max].contains(&i32::from(code)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn every_kernel_agrees_on_random_sizes() {
     let random = &mut Random::new(3);
     for _ in 0..60 {
@@ -133,6 +231,17 @@ fn every_kernel_agrees_on_products_divided_among_threads() {
             m: 300,
             n: 90,
             k: 100,
+        },
+        // Multiplied where they lie: by rows, and by columns.
+        Dims {
+            m: 300,
+            n: 90,
+            k: 1088,
+        },
+        Dims {
+            m: 40,
+            n: 256,
+            k: 1088,
         },
     ] {
         for threads in [2, 3] {

@@ -1,39 +1,46 @@
 //! The order of a product on the matrix unit.
 //!
 //! A tile of rows becomes codes and is multiplied with one panel of weights after the other while it is in the first cache; the panels come
-//! from the second, as one stream. Where the weights are too many for that cache, as many panels as it holds are multiplied with all
-//! tiles before the next ones.
+//! from the second, as one stream. Where the weights are too many for that cache, a group of panels is multiplied with all tiles before
+//! the next one.
 //!
-//! A tile's sums are ended while the unit computes those of the next: a few rows after each step, by vector instructions, which
-//! the unit does not need.
+//! Codes that lie one row after the other, in whole steps, are multiplied where they are, as `i8`, if there are few panels: writing them
+//! elsewhere would take longer than the product gains by it. The shift by 128 that the offsets take off is then what the sums begin
+//! with.
+//!
+//! A tile's sums end while the unit computes those of the next (`beside.rs`).
 #![expect(
     unsafe_code,
     reason = "the unit reads through pointers, and calls that need CPU features"
 )]
 
-use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 use super::Amx;
-use super::unit::{self, COLUMNS, LANES, ROWS, STEP_GROUPS, Sums, Unit};
-use crate::gemm_i8::Task;
+use super::beside::{Beside, Tile};
+use super::product::{Ahead, Left, Product, STEP_BYTES, Tail, multiply};
+use super::unit::{COLUMNS, ROWS, Row, STEP_GROUPS, Sums};
+use crate::amx::Unit;
 use crate::gemm_i8::activations::SLACK;
-use crate::gemm_i8::avx512_vnni::finish::{fetch_output, finish};
 use crate::gemm_i8::blocks::{BLOCK, Block, CODES};
-use crate::gemm_i8::ending::Ending;
-use crate::gemm_i8::tiled::{Panel, Place, encode};
+use crate::gemm_i8::tiled::{Panel, encode};
+use crate::gemm_i8::{GemmI8, Task};
 
-/// Bytes of weights that are multiplied with all tiles before the next ones: half of the second cache of every CPU with the unit.
-const PANELS_BYTES: usize = 1024 * 1024;
+/// Bytes of weights that the second cache keeps while all tiles pass by: half of that of every CPU with the unit.
+const KEPT_BYTES: usize = 1024 * 1024;
+/// Where there are more, bytes of those that are multiplied with all tiles before the next ones: they share the cache with the codes of all
+/// tiles, and with what comes next.
+const GROUP_BYTES: usize = 256 * 1024;
 /// Bytes of activations that are kept as codes, where the weights are more than that.
 const BUFFER_BYTES: usize = 640 * 1024;
-/// Rows that are ended at once: their vectors fit the registers beside what all rows need.
-const AT_ONCE: usize = 4;
-/// Steps from asking for weights to multiplying them, so that they come from the second cache in time. (Nothing was gained by also writing the
-/// codes of the next rows between steps: they are as much work for vectors as the product is for the unit, but share its loads.)
-const AHEAD: usize = 1;
-/// Steps to a block of words.
-const STEPS: usize = BLOCK / STEP_GROUPS;
+/// Bytes of weights that are hardly all in the second cache when a product begins.
+const FAR_BYTES: usize = 512 * 1024;
+/// Inputs up to which the codes of a tile stay in the first cache while weights pass by.
+const KEPT_INPUTS: usize = 1024;
+/// Panels up to which rows are multiplied where they lie.
+const FEW_PANELS: usize = 4;
+/// Inputs up to which they are: rows that are a page apart share a set of the first cache.
+const FEW_INPUTS: usize = 2048;
 
 thread_local! {
     /// Kept between calls: fresh ones would cost page faults each time.
@@ -44,19 +51,9 @@ thread_local! {
 struct Buffers {
     scratch: Vec<i8>,
     blocks: Vec<Block>,
+    /// Those that the unit computes, and those that end meanwhile.
     sums: [Sums; 2],
     tail: Tail,
-}
-
-/// The last groups of the last panels, where a whole step would read beyond the weights. What stands behind them does not matter: the
-/// words there are 0.
-#[repr(C, align(64))]
-struct Tail([i8; STEP_GROUPS * COLUMNS * CODES + 64]);
-
-impl Default for Tail {
-    fn default() -> Self {
-        Self([0; _])
-    }
 }
 
 /// Computes a task.
@@ -78,7 +75,11 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
     let blocks = groups.div_ceil(BLOCK);
     let panel_bytes = groups * COLUMNS * CODES;
     let panels = columns.div_ceil(COLUMNS);
-    let panels_at_once = (PANELS_BYTES / panel_bytes.max(1)).clamp(1, panels);
+    let panels_at_once = if panels * panel_bytes <= KEPT_BYTES {
+        panels
+    } else {
+        (GROUP_BYTES / panel_bytes).clamp(1, panels)
+    };
     // Rows are divided evenly: 33 rows are 17 and 16, not 32 and 1, which would leave most of the second tile idle.
     let tiles = rows.div_ceil(ROWS);
     let tile_start = |tile: usize| tile * rows / tiles;
@@ -93,15 +94,29 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
         sums,
         tail,
     } = buffers;
-    // Never made smaller: growing again would clear it again, in every call of a model with layers of several sizes.
-    if scratch.len() < k + SLACK {
-        scratch.resize(k + SLACK, 0);
+    let in_place = in_place(&task, panels);
+    if in_place.is_none() {
+        // Never made smaller: growing again would clear it again, in every call of a model with layers of several sizes.
+        if scratch.len() < k + SLACK {
+            scratch.resize(k + SLACK, 0);
+        }
+        if words.len() < tiles_at_once * ROWS * blocks {
+            words.resize(tiles_at_once * ROWS * blocks, Block([0; BLOCK]));
+        }
     }
-    if words.len() < tiles_at_once * ROWS * blocks {
-        words.resize(tiles_at_once * ROWS * blocks, Block([0; BLOCK]));
-    }
-    // SAFETY: `kernel` is the proof that the unit is there and permitted.
-    let mut unit = unsafe { Unit::new() };
+    let kept = panels_at_once == panels;
+    let far = !kept || (tiles > 1 && panels * panel_bytes > FAR_BYTES);
+    let ahead = |tile, first_tile| {
+        if far && tile == if kept { 0 } else { first_tile } {
+            Ahead::Far
+        } else if !kept || k > KEPT_INPUTS {
+            Ahead::Near
+        } else {
+            Ahead::Nothing
+        }
+    };
+    let mut unit = Unit::default();
+    // The tile whose sums, the old ones, have to end.
     let mut pending = Tile::default();
     let [mut new, mut old] = sums.each_mut();
     for first_tile in (0..tiles).step_by(tiles_at_once) {
@@ -111,56 +126,79 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
             for tile in first_tile..last_tile {
                 let (start, end) = (tile_start(tile), tile_start(tile + 1));
                 let height = end - start;
-                let words = &mut words[(tile - first_tile) * ROWS * blocks..][..height * blocks];
-                if first_panel == 0 {
-                    encode(&kernel.vectors, &task, start..end, scratch, words);
-                    clear_beyond(groups, height, words);
-                }
+                let left = match in_place {
+                    Some(codes) => Left::InPlace(&codes[start * k..end * k]),
+                    None => {
+                        let words = &mut words[(tile - first_tile) * ROWS * blocks..];
+                        let words = &mut words[..height * blocks];
+                        if first_panel == 0 {
+                            encode(&kernel.vectors, &task, start..end, scratch, words);
+                            clear_beyond(groups, height, words);
+                        }
+                        Left::Words(words)
+                    }
+                };
                 // Each time: the activations may have computed a product of their own.
-                unit.configure(height);
+                // SAFETY: `kernel` is the proof that the unit is there and permitted.
+                unsafe { unit.prepare(height) };
                 for panel in first_panel..last_panel {
                     let column = panel * COLUMNS;
-                    let tile = Tile {
+                    let this = Tile {
                         row: start,
                         rows: height,
                         column,
                         columns: COLUMNS.min(columns - column),
                     };
                     let first = (task.first_column + column) * groups * CODES;
-                    let weights = Panel {
-                        weights: &task.weights.bytes()[first..],
-                        width: tile.columns,
-                        groups,
+                    let begin = in_place.map(|_| {
+                        let weight_sums = &task.weight_sums[column..][..this.columns];
+                        shifted(kernel.activation_shift(), weight_sums)
+                    });
+                    let product = Product {
+                        rows: height,
+                        left,
+                        weights: Panel {
+                            weights: &task.weights.bytes()[first..],
+                            width: this.columns,
+                            groups,
+                        },
+                        begin: begin.as_ref(),
+                        ahead: ahead(tile, first_tile),
                     };
-                    let mut beside = Beside {
-                        ending: &mut task.ending,
-                        offsets: task.offsets,
-                        sums: old,
-                        tile: pending,
-                        ended: 0,
-                        next: tile,
-                        fetched: 0,
-                    };
-                    // SAFETY: the unit is configured for this height, and the CPU has the features: `kernel` is the proof.
-                    unsafe { multiply(height, words, weights, tail, new, &mut beside) };
-                    pending = tile;
+                    let ending = &mut task.ending;
+                    let mut beside = Beside::new(ending, task.offsets, old, pending, this);
+                    // SAFETY: the unit is prepared for this height, and the CPU has the features: `kernel` is the proof.
+                    unsafe { multiply(&product, tail, new, &mut beside) };
+                    pending = this;
                     std::mem::swap(&mut new, &mut old);
                 }
             }
         }
     }
     drop(unit);
-    let mut last = Beside {
-        ending: &mut task.ending,
-        offsets: task.offsets,
-        sums: old,
-        tile: pending,
-        ended: 0,
-        next: Tile::default(),
-        fetched: 0,
-    };
+    let (ending, next) = (&mut task.ending, Tile::default());
+    let mut last = Beside::new(ending, task.offsets, old, pending, next);
     // SAFETY: the CPU has the features: `kernel` is the proof.
     unsafe { last.advance(1, 1) };
+}
+
+/// The codes of the task's rows, if the unit shall multiply them where they lie.
+fn in_place<'a>(task: &Task<'a>, panels: usize) -> Option<&'a [i8]> {
+    let few = panels <= FEW_PANELS && (1..=FEW_INPUTS).contains(&task.k);
+    if !few || !task.k.is_multiple_of(STEP_BYTES) {
+        return None;
+    }
+    let rows = task.first_row..task.first_row + task.rows();
+    task.activations.in_place(rows)
+}
+
+/// What the shift of activations would have added to the sums of columns.
+fn shifted(shift: i32, weight_sums: &[i32]) -> Row {
+    let mut start = Row([0; COLUMNS]);
+    for (start, sum) in start.0.iter_mut().zip(weight_sums) {
+        *start = sum.wrapping_mul(shift);
+    }
+    start
 }
 
 /// Sets the words between the last group and the end of its step to 0: the weights read there are those of other columns.
@@ -174,190 +212,4 @@ fn clear_beyond(groups: usize, height: usize, words: &mut [Block]) {
             block.0[first..end].fill(0);
         }
     }
-}
-
-/// A rectangle of the result.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tile {
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-}
-
-/// What is done beside a product: the sums of the tile before it end, and the lines that its own will be written to are fetched.
-struct Beside<'b, 'a> {
-    ending: &'b mut Ending<'a>,
-    /// Those of all columns.
-    offsets: &'b [i32],
-    /// Of `tile`.
-    sums: &'b Sums,
-    tile: Tile,
-    /// Rows of `tile` that have ended.
-    ended: usize,
-    next: Tile,
-    /// Rows of `next` whose lines have been fetched.
-    fetched: usize,
-}
-
-impl Beside<'_, '_> {
-    /// Does the share that is due after `step` of `steps`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    #[inline]
-    fn advance(&mut self, step: usize, steps: usize) {
-        let due = self.tile.rows * step / steps;
-        while self.ended < due {
-            if self.tile.rows - self.ended >= AT_ONCE {
-                self.end::<AT_ONCE>();
-            } else {
-                self.end::<1>();
-            }
-        }
-        let due = self.next.rows * step / steps;
-        while self.fetched < due {
-            fetch_output::<AT_ONCE>(&Place {
-                ending: &mut *self.ending,
-                offsets: &[],
-                row: self.next.row + self.fetched,
-                column: self.next.column,
-            });
-            self.fetched += AT_ONCE;
-        }
-    }
-
-    /// Ends some rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn end<const AT_ONCE: usize>(&mut self) {
-        let wide = self.tile.columns > LANES;
-        let full = self.tile.columns.is_multiple_of(LANES);
-        match (wide, full) {
-            (true, true) => self.end_vectors::<AT_ONCE, 2, true>(),
-            (true, false) => self.end_vectors::<AT_ONCE, 2, false>(),
-            (false, true) => self.end_vectors::<AT_ONCE, 1, true>(),
-            (false, false) => self.end_vectors::<AT_ONCE, 1, false>(),
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    #[inline]
-    fn end_vectors<const AT_ONCE: usize, const VECTORS: usize, const FULL: bool>(&mut self) {
-        let Tile {
-            row,
-            column,
-            columns,
-            ..
-        } = self.tile;
-        let place = Place {
-            ending: &mut *self.ending,
-            offsets: &self.offsets[column..column + columns],
-            row: row + self.ended,
-            column,
-        };
-        let sums = load::<AT_ONCE, VECTORS>(self.sums, self.ended);
-        finish::<AT_ONCE, VECTORS, FULL>(sums, columns, place);
-        self.ended += AT_ONCE;
-    }
-}
-
-/// The sums of some rows.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn load<const AT_ONCE: usize, const VECTORS: usize>(
-    sums: &Sums,
-    row: usize,
-) -> [[__m512i; VECTORS]; AT_ONCE] {
-    let mut loaded = [[_mm512_setzero_si512(); VECTORS]; AT_ONCE];
-    for (loaded, sums) in loaded.iter_mut().zip(&sums.0[row..row + AT_ONCE]) {
-        for (loaded, sums) in loaded.iter_mut().zip(sums.as_chunks::<LANES>().0) {
-            // SAFETY: a reference to 16 sums.
-            *loaded = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
-        }
-    }
-    loaded
-}
-
-/// Writes the sums of a tile of `rows` rows, and does the other work beside it.
-///
-/// # Safety
-///
-/// The unit must be configured for tiles of `rows` rows, and the CPU must have AVX-512 F, BW, VL and VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn multiply(
-    rows: usize,
-    words: &[Block],
-    panel: Panel<'_>,
-    tail: &mut Tail,
-    sums: &mut Sums,
-    beside: &mut Beside<'_, '_>,
-) {
-    // SAFETY: handed on.
-    unsafe {
-        match (rows > ROWS / 2, panel.width > LANES) {
-            (true, true) => multiply_as::<true, true>(rows, words, panel, tail, sums, beside),
-            (true, false) => multiply_as::<true, false>(rows, words, panel, tail, sums, beside),
-            (false, true) => multiply_as::<false, true>(rows, words, panel, tail, sums, beside),
-            (false, false) => multiply_as::<false, false>(rows, words, panel, tail, sums, beside),
-        }
-    }
-}
-
-/// As [`multiply`]: more than 16 rows if `TALL`, more than 16 columns if `WIDE`.
-///
-/// # Safety
-///
-/// As [`multiply`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
-    rows: usize,
-    words: &[Block],
-    Panel {
-        weights,
-        width,
-        groups,
-    }: Panel<'_>,
-    tail: &mut Tail,
-    sums: &mut Sums,
-    beside: &mut Beside<'_, '_>,
-) {
-    let stride = CODES * width;
-    let vectors = if WIDE { 2 } else { 1 };
-    let steps = groups.div_ceil(STEP_GROUPS);
-    assert!((1..=vectors * LANES).contains(&width) && words.len() == rows * groups.div_ceil(BLOCK));
-    assert!(groups == 0 || (groups - 1) * stride + vectors * 64 <= weights.len());
-    // Whether the last step may read all of its groups where they lie: only behind the last panels there are none.
-    let whole = groups == 0
-        || (steps * STEP_GROUPS).saturating_sub(1) * stride + vectors * 64 <= weights.len();
-    if !whole {
-        let last = &weights[(steps - 1) * STEP_GROUPS * stride..groups * stride];
-        tail.0[..last.len()].copy_from_slice(last);
-    }
-    // SAFETY: the unit is configured.
-    unsafe { unit::clear() };
-    for step in 0..steps {
-        let words = words
-            .as_ptr()
-            .wrapping_add(step / STEPS * rows)
-            .cast::<i8>();
-        let words = words.wrapping_add(step % STEPS * STEP_GROUPS * CODES);
-        let weights = if whole || step + 1 < steps {
-            weights.as_ptr().wrapping_add(step * STEP_GROUPS * stride)
-        } else {
-            tail.0.as_ptr()
-        };
-        for line in 0..STEP_GROUPS * vectors {
-            // Behind the last step lies the next panel.
-            let ahead = AHEAD * STEP_GROUPS * stride + 64 * line;
-            _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(ahead));
-        }
-        // SAFETY: the unit is configured. There are blocks for all rows and steps, of which this is one of `STEPS` parts, and
-        // whole vectors of weights for all groups: of the last step by `whole` or in the tail, which has room for 16 groups of
-        // whole vectors, of a step before it because the assertion above covers the last group.
-        unsafe { unit::step::<TALL, WIDE>(words, weights, stride) };
-        beside.advance(step + 1, steps);
-    }
-    if steps == 0 {
-        beside.advance(1, 1);
-    }
-    // SAFETY: the unit is configured.
-    unsafe { unit::store::<TALL, WIDE>(sums) };
 }

@@ -9,8 +9,7 @@
 
 use std::arch::asm;
 
-use crate::amx::{self, Shapes};
-use crate::gemm_i8::tiled::Block;
+use crate::amx::{self, Unit};
 
 /// Rows of a tile: two registers.
 pub(super) const ROWS: usize = 2 * HALF;
@@ -36,53 +35,16 @@ impl Default for Sums {
     }
 }
 
-/// The unit, in use by this thread until dropped.
-pub(super) struct Unit {
-    _not_send: std::marker::PhantomData<*const ()>,
-}
-
-impl Unit {
-    /// Takes the unit.
-    ///
-    /// # Safety
-    ///
-    /// The CPU must have AMX-INT8, and the system must have permitted it.
-    pub unsafe fn new() -> Self {
-        Self {
-            _not_send: std::marker::PhantomData,
-        }
-    }
-
-    /// Prepares tiles of `rows` rows. Nothing else may use the unit between this and the last step: another product on this thread
-    /// leaves it without registers.
-    pub fn configure(&mut self, rows: usize) {
-        assert!((1..=ROWS).contains(&rows));
-        let shapes = Shapes::of(rows);
-        // SAFETY: the unit is there and permitted: `new`. It reads the shapes.
-        unsafe {
-            asm!(
-                "ldtilecfg [{shapes}]",
-                shapes = in(reg) &shapes,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack)
-            );
-        }
-    }
-}
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        // SAFETY: the unit is there and permitted: `new`. The thread's registers need not be saved any more.
-        unsafe { asm!("tilerelease", options(nostack)) };
-    }
-}
+/// A row of sums.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row(pub [i32; COLUMNS]);
 
 /// Sets the sums to 0.
 ///
 /// # Safety
 ///
-/// The unit must be configured.
+/// The unit must be prepared.
 #[inline(always)]
 pub(super) unsafe fn clear() {
     // SAFETY: only the registers of the unit change.
@@ -98,27 +60,81 @@ pub(super) unsafe fn clear() {
     }
 }
 
-/// Adds the products of 64 inputs: of more than 16 rows if `TALL`, of more than 16 columns if `WIDE`.
+/// Sets every row of sums to this one: more than 16 rows if `TALL`, more than 16 columns if `WIDE`.
 ///
 /// # Safety
 ///
-/// The unit must be configured for the rows at hand. `activations` must have 64 bytes for each of them, a [`Block`] apart;
-/// `weights` 64 bytes, or 128 if `WIDE`, for each of 16 groups, `stride` bytes apart.
+/// The unit must be prepared.
+#[inline(always)]
+pub(super) unsafe fn begin<const TALL: bool, const WIDE: bool>(row: &Row) {
+    macro_rules! run {
+        ($($instruction:literal),*) => {
+            // SAFETY: only the registers of the unit change; each of their rows is read from the same line.
+            unsafe {
+                asm!(
+                    $($instruction,)*
+                    row = in(reg) row.0.as_ptr(),
+                    same = in(reg) 0_usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack, readonly)
+                )
+            }
+        };
+    }
+    match (TALL, WIDE) {
+        (true, true) => run!(
+            "tileloadd tmm0, [{row} + {same}]",
+            "tileloadd tmm3, [{row} + {same} + 64]",
+            "tileloadd tmm2, [{row} + {same}]",
+            "tileloadd tmm1, [{row} + {same} + 64]"
+        ),
+        (true, false) => run!(
+            "tileloadd tmm0, [{row} + {same}]",
+            "tileloadd tmm2, [{row} + {same}]"
+        ),
+        (false, true) => run!(
+            "tileloadd tmm0, [{row} + {same}]",
+            "tileloadd tmm1, [{row} + {same} + 64]"
+        ),
+        (false, false) => run!("tileloadd tmm0, [{row} + {same}]"),
+    }
+}
+
+/// 64 bytes of each row of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub start: *const i8,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+/// Adds the products of 64 inputs: of more than 16 rows if `TALL`, of more than 16 columns if `WIDE`. The inputs are `i8` if
+/// `signed`, `u8` otherwise.
+///
+/// The weights pass by once for each tile of rows: the other kind of load leaves in the first cache what is read again. The order of
+/// the instructions is the fastest of those where what is multiplied has been loaded (all were tried).
+///
+/// # Safety
+///
+/// The unit must be prepared for the rows at hand. `inputs` must have 64 bytes for each of them; `weights` 64 bytes, or 128 if
+/// `WIDE`, for each of 16 groups, `stride` bytes apart.
 #[inline(always)]
 pub(super) unsafe fn step<const TALL: bool, const WIDE: bool>(
-    activations: *const i8,
+    signed: bool,
+    inputs: Rows,
     weights: *const i8,
     stride: usize,
 ) {
     macro_rules! run {
-        ($($instruction:literal),*) => {
+        ($($instruction:expr),*) => {
             // SAFETY: reads what the caller vouches for, and writes the registers of the unit.
             unsafe {
                 asm!(
-                    "/* {weights} {stride} */",
+                    "/* {lower} */",
                     $($instruction,)*
-                    activations = in(reg) activations,
-                    row = in(reg) size_of::<Block>(),
+                    upper = in(reg) inputs.start,
+                    lower = in(reg) inputs.start.wrapping_add(HALF * inputs.stride),
+                    row = in(reg) inputs.stride,
                     weights = in(reg) weights,
                     stride = in(reg) stride,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -128,36 +144,45 @@ pub(super) unsafe fn step<const TALL: bool, const WIDE: bool>(
             }
         };
     }
-    match (TALL, WIDE) {
-        (true, true) => run!(
-            "tileloadd tmm4, [{activations} + {row}]",
-            "tileloadd tmm6, [{weights} + {stride}]",
-            "tdpbusd tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{weights} + {stride} + 64]",
-            "tdpbusd tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{activations} + {row} + 4096]",
-            "tdpbusd tmm2, tmm5, tmm6",
-            "tdpbusd tmm3, tmm5, tmm7"
-        ),
-        (true, false) => run!(
-            "tileloadd tmm4, [{activations} + {row}]",
-            "tileloadd tmm6, [{weights} + {stride}]",
-            "tdpbusd tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{activations} + {row} + 4096]",
-            "tdpbusd tmm2, tmm5, tmm6"
-        ),
-        (false, true) => run!(
-            "tileloadd tmm4, [{activations} + {row}]",
-            "tileloadd tmm6, [{weights} + {stride}]",
-            "tdpbusd tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{weights} + {stride} + 64]",
-            "tdpbusd tmm1, tmm4, tmm7"
-        ),
-        (false, false) => run!(
-            "tileloadd tmm4, [{activations} + {row}]",
-            "tileloadd tmm6, [{weights} + {stride}]",
-            "tdpbusd tmm0, tmm4, tmm6"
-        ),
+    macro_rules! of_size {
+        ($multiply:literal) => {
+            match (TALL, WIDE) {
+                (true, true) => run!(
+                    "tileloaddt1 tmm6, [{weights} + {stride}]",
+                    "tileloadd tmm4, [{upper} + {row}]",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm5, [{lower} + {row}]",
+                    "tileloaddt1 tmm7, [{weights} + {stride} + 64]",
+                    concat!($multiply, " tmm3, tmm5, tmm7"),
+                    concat!($multiply, " tmm2, tmm5, tmm6"),
+                    concat!($multiply, " tmm1, tmm4, tmm7")
+                ),
+                (true, false) => run!(
+                    "tileloaddt1 tmm6, [{weights} + {stride}]",
+                    "tileloadd tmm4, [{upper} + {row}]",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm5, [{lower} + {row}]",
+                    concat!($multiply, " tmm2, tmm5, tmm6")
+                ),
+                (false, true) => run!(
+                    "tileloaddt1 tmm6, [{weights} + {stride}]",
+                    "tileloadd tmm4, [{upper} + {row}]",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    "tileloaddt1 tmm7, [{weights} + {stride} + 64]",
+                    concat!($multiply, " tmm1, tmm4, tmm7")
+                ),
+                (false, false) => run!(
+                    "tileloaddt1 tmm6, [{weights} + {stride}]",
+                    "tileloadd tmm4, [{upper} + {row}]",
+                    concat!($multiply, " tmm0, tmm4, tmm6")
+                ),
+            }
+        };
+    }
+    if signed {
+        of_size!("tdpbssd")
+    } else {
+        of_size!("tdpbusd")
     }
 }
 
@@ -165,7 +190,7 @@ pub(super) unsafe fn step<const TALL: bool, const WIDE: bool>(
 ///
 /// # Safety
 ///
-/// The unit must be configured.
+/// The unit must be prepared.
 #[inline(always)]
 pub(super) unsafe fn store<const TALL: bool, const WIDE: bool>(sums: &mut Sums) {
     macro_rules! run {
@@ -204,13 +229,13 @@ pub(super) unsafe fn store<const TALL: bool, const WIDE: bool>(sums: &mut Sums) 
 ///
 /// # Safety
 ///
-/// As [`Unit::new`].
+/// The CPU must have the unit, and the system must have permitted it.
 pub(super) unsafe fn ceiling() -> u64 {
     const ROUNDS: u64 = 2000;
+    let mut unit = Unit::default();
     // SAFETY: vouched for by the caller.
-    let mut unit = unsafe { Unit::new() };
-    unit.configure(ROWS);
-    // SAFETY: works in the registers of the unit, which the configuration has set to zero.
+    unsafe { unit.prepare(ROWS) };
+    // SAFETY: works in the registers of the unit alone, whatever is in them.
     unsafe {
         asm!(
             "2:",

@@ -7,8 +7,7 @@ use std::ops::Range;
 use crate::gemm_i8::ending::{Ending, Scale};
 use crate::gemm_i8::tiled::Place;
 
-/// Fetches the lines that the tile will write, where a result has 4 bytes per element: its rows are far apart, and
-/// writing them would wait for each.
+/// Fetches the lines that the tile will write: its rows are far apart, and writing them would wait for each.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(in crate::gemm_i8) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>) {
@@ -18,7 +17,11 @@ pub(in crate::gemm_i8) fn fetch_output<const ROWS: usize>(place: &Place<'_, '_>)
             Ending::Reals { out, .. } | Ending::Rows { out, .. } => {
                 out.start_of(place.row + i).cast()
             }
-            Ending::Codes { .. } => return,
+            Ending::Codes { out, .. } => {
+                let start = out.start_of(place.row + i).wrapping_add(place.column);
+                _mm_prefetch::<_MM_HINT_ET0>(start);
+                continue;
+            }
         };
         // Takes any address.
         let start = start.wrapping_add(4 * place.column);
@@ -40,6 +43,7 @@ pub(in crate::gemm_i8) fn finish<const ROWS: usize, const VECTORS: usize, const 
         column,
     }: Place<'_, '_>,
 ) {
+    const { assert!(VECTORS == 1 || VECTORS == 2) };
     let columns = column..column + width;
     let offsets: [_; VECTORS] = load_i32s::<VECTORS, FULL>(offsets);
     match ending {
@@ -58,19 +62,35 @@ pub(in crate::gemm_i8) fn finish<const ROWS: usize, const VECTORS: usize, const 
         } => {
             let multipliers: [_; VECTORS] =
                 load_f32s::<VECTORS, FULL>(&multipliers[columns.clone()]);
-            let (low, high) = codes.real_bounds();
-            let (low, high) = (_mm512_set1_ps(low), _mm512_set1_ps(high));
-            let zero_point = _mm512_set1_epi32(codes.zero_point);
-            for (i, sums) in sums.iter().enumerate() {
-                let out = &mut out.row(row + i)[columns.clone()];
-                for vector in 0..VECTORS {
-                    let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
-                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multipliers[vector]);
-                    let value = _mm512_min_ps(_mm512_max_ps(value, low), high);
-                    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-                    let code = _mm512_cvt_roundps_epi32::<NEAREST>(value);
-                    let code = _mm512_cvtepi32_epi8(_mm512_add_epi32(code, zero_point));
-                    store_i8::<FULL>(out, vector, code);
+            let high = _mm512_set1_ps(codes.real_bounds().1);
+            let zero_point = _mm512_set1_epi16(codes.zero_point as i16);
+            let min = _mm512_set1_epi8(codes.min as i8);
+            // Rounded, at most the largest code, before the zero point is added.
+            let rounded = |sums: &[__m512i; VECTORS], vector: usize| {
+                let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
+                let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multipliers[vector]);
+                const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+                _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_min_ps(value, high))
+            };
+            // The codes of one row, in lanes of 128 bits: four of one vector, four of the other. What is less than 16 bits hold, or
+            // an i32 does, saturates.
+            let row_codes = |sums: &[__m512i; VECTORS]| {
+                let packed = _mm512_packs_epi32(rounded(sums, 0), rounded(sums, VECTORS - 1));
+                _mm512_adds_epi16(packed, zero_point)
+            };
+            // The first vector of the first row, the second one, those of the second row.
+            let in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            for (pair, sums) in sums.chunks(2).enumerate() {
+                let first = row + 2 * pair;
+                let (upper, lower) = (row_codes(&sums[0]), row_codes(&sums[sums.len() - 1]));
+                let bytes = _mm512_max_epi8(_mm512_packs_epi16(upper, lower), min);
+                let bytes = _mm512_permutexvar_epi32(in_order, bytes);
+                let halves = [
+                    _mm512_castsi512_si256(bytes),
+                    _mm512_extracti64x4_epi64::<1>(bytes),
+                ];
+                for (i, half) in halves.into_iter().enumerate().take(sums.len()) {
+                    store_i8::<FULL>(&mut out.row(first + i)[columns.clone()], half);
                 }
             }
         }
@@ -211,14 +231,15 @@ fn store_f32<const FULL: bool>(out: &mut [f32], vector: usize, value: __m512) {
     unsafe { _mm512_mask_storeu_ps(start, lanes(out.len(), vector), value) }
 }
 
+/// The first codes, as many as there are: 16 or 32 if `FULL`.
 #[target_feature(enable = "avx512bw,avx512vl")]
 #[inline]
-fn store_i8<const FULL: bool>(out: &mut [i8], vector: usize, value: __m128i) {
-    if FULL {
-        // SAFETY: 16 bytes.
-        return unsafe { _mm_storeu_si128(whole(out, vector).as_mut_ptr().cast(), value) };
+fn store_i8<const FULL: bool>(out: &mut [i8], codes: __m256i) {
+    if FULL && let Some(out) = out.first_chunk_mut::<32>() {
+        // SAFETY: 32 bytes.
+        return unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), codes) };
     }
-    let start = out.as_mut_ptr().wrapping_add(vector * 16);
+    let lanes = u32::MAX.unbounded_shr(32 - out.len().min(32) as u32);
     // SAFETY: the mask names only lanes that lie inside the slice; others are not touched.
-    unsafe { _mm_mask_storeu_epi8(start, lanes(out.len(), vector), value) }
+    unsafe { _mm256_mask_storeu_epi8(out.as_mut_ptr(), lanes, codes) }
 }

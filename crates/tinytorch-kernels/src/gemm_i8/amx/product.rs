@@ -1,0 +1,225 @@
+//! A tile of rows times a panel of columns.
+#![expect(
+    unsafe_code,
+    reason = "the unit reads through pointers, and calls that need CPU features"
+)]
+
+use std::arch::x86_64::*;
+
+use super::beside::Beside;
+use super::unit::{self, COLUMNS, LANES, ROWS, Row, Rows, STEP_GROUPS, Sums};
+use crate::gemm_i8::blocks::{BLOCK, Block, CODES};
+use crate::gemm_i8::tiled::Panel;
+
+/// Bytes that a step multiplies of each row.
+pub(super) const STEP_BYTES: usize = STEP_GROUPS * CODES;
+/// Steps to a block of words.
+const STEPS: usize = BLOCK / STEP_GROUPS;
+/// Steps from asking for weights that are far to multiplying them: more than the third cache takes to answer.
+const FAR_AHEAD: usize = 8;
+
+/// The rows of a tile.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// Blocks of words of `u8`, those of all rows in turn.
+    Words(&'a [Block]),
+    /// Codes as they are, one row after the other, of whole steps.
+    InPlace(&'a [i8]),
+}
+
+/// Which weights are asked for beside a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// None: where they come from the second cache and the tile's codes stay in the first, asking takes longer than it saves.
+    Nothing,
+    /// Those of the next step, to the first cache.
+    Near,
+    /// Those of a later one, to the second.
+    Far,
+}
+
+/// A tile of rows and a panel of columns to multiply.
+pub(super) struct Product<'a> {
+    pub rows: usize,
+    pub left: Left<'a>,
+    pub weights: Panel<'a>,
+    /// What the sums of each column begin with, if not with 0.
+    pub begin: Option<&'a Row>,
+    pub ahead: Ahead,
+}
+
+/// The last groups of the last panels, where a whole step would read beyond the weights. What stands behind them does not matter: the
+/// words there are 0.
+#[repr(C, align(64))]
+pub(super) struct Tail([i8; STEP_GROUPS * COLUMNS * CODES + 64]);
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self([0; _])
+    }
+}
+
+/// Writes the sums of a tile, and does the other work beside it.
+///
+/// # Safety
+///
+/// The unit must be prepared for the product's rows, and the CPU must have AVX-512 F, BW, VL and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn multiply(
+    product: &Product<'_>,
+    tail: &mut Tail,
+    sums: &mut Sums,
+    beside: &mut Beside<'_, '_>,
+) {
+    let tall = product.rows > ROWS / 2;
+    let wide = product.weights.width > LANES;
+    // SAFETY: handed on.
+    unsafe {
+        match (product.left, tall, wide) {
+            (Left::Words(left), true, true) => {
+                multiply_as::<Block, true, true>(left, product, tail, sums, beside);
+            }
+            (Left::Words(left), true, false) => {
+                multiply_as::<Block, true, false>(left, product, tail, sums, beside);
+            }
+            (Left::Words(left), false, true) => {
+                multiply_as::<Block, false, true>(left, product, tail, sums, beside);
+            }
+            (Left::Words(left), false, false) => {
+                multiply_as::<Block, false, false>(left, product, tail, sums, beside);
+            }
+            (Left::InPlace(left), true, true) => {
+                multiply_as::<i8, true, true>(left, product, tail, sums, beside);
+            }
+            (Left::InPlace(left), true, false) => {
+                multiply_as::<i8, true, false>(left, product, tail, sums, beside);
+            }
+            (Left::InPlace(left), false, true) => {
+                multiply_as::<i8, false, true>(left, product, tail, sums, beside);
+            }
+            (Left::InPlace(left), false, false) => {
+                multiply_as::<i8, false, false>(left, product, tail, sums, beside);
+            }
+        }
+    }
+}
+
+/// What the rows of a tile consist of.
+trait Inputs: Sized {
+    /// Whether codes are `i8`.
+    const SIGNED: bool;
+
+    /// How many there must be for `rows` rows of so many groups.
+    fn count(rows: usize, groups: usize) -> usize;
+
+    /// The codes of a step.
+    fn step(inputs: &[Self], rows: usize, groups: usize, step: usize) -> Rows;
+}
+
+impl Inputs for Block {
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn count(rows: usize, groups: usize) -> usize {
+        rows * groups.div_ceil(BLOCK)
+    }
+
+    #[inline(always)]
+    fn step(inputs: &[Self], rows: usize, _: usize, step: usize) -> Rows {
+        let block = inputs.as_ptr().wrapping_add(step / STEPS * rows);
+        Rows {
+            start: block.cast::<i8>().wrapping_add(step % STEPS * STEP_BYTES),
+            stride: size_of::<Self>(),
+        }
+    }
+}
+
+impl Inputs for i8 {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn count(rows: usize, groups: usize) -> usize {
+        assert!(
+            groups.is_multiple_of(STEP_GROUPS),
+            "a step would read the next row"
+        );
+        rows * groups * CODES
+    }
+
+    #[inline(always)]
+    fn step(inputs: &[Self], _: usize, groups: usize, step: usize) -> Rows {
+        Rows {
+            start: inputs.as_ptr().wrapping_add(step * STEP_BYTES),
+            stride: groups * CODES,
+        }
+    }
+}
+
+/// As [`multiply`]: more than 16 rows if `TALL`, more than 16 columns if `WIDE`.
+///
+/// # Safety
+///
+/// As [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn multiply_as<I: Inputs, const TALL: bool, const WIDE: bool>(
+    inputs: &[I],
+    product: &Product<'_>,
+    tail: &mut Tail,
+    sums: &mut Sums,
+    beside: &mut Beside<'_, '_>,
+) {
+    let rows = product.rows;
+    let Panel {
+        weights,
+        width,
+        groups,
+    } = product.weights;
+    let stride = CODES * width;
+    let vectors = if WIDE { 2 } else { 1 };
+    let steps = groups.div_ceil(STEP_GROUPS);
+    assert!((1..=vectors * LANES).contains(&width) && inputs.len() == I::count(rows, groups));
+    assert!(groups == 0 || (groups - 1) * stride + vectors * 64 <= weights.len());
+    // Whether the last step may read all of its groups where they lie: only behind the last panels there are none.
+    let whole = groups == 0
+        || (steps * STEP_GROUPS).saturating_sub(1) * stride + vectors * 64 <= weights.len();
+    if !whole {
+        let last = &weights[(steps - 1) * STEP_GROUPS * stride..groups * stride];
+        tail.0[..last.len()].copy_from_slice(last);
+    }
+    // SAFETY: the unit is prepared.
+    unsafe {
+        match product.begin {
+            Some(row) => unit::begin::<TALL, WIDE>(row),
+            None => unit::clear(),
+        }
+    }
+    let bytes_of_step = STEP_GROUPS * stride;
+    for step in 0..steps {
+        let in_place = weights.as_ptr().wrapping_add(step * bytes_of_step);
+        let ahead = |steps: usize, line| in_place.wrapping_add(steps * bytes_of_step + 64 * line);
+        // Behind the last step lies the next panel; any address may be asked for.
+        for line in 0..STEP_GROUPS * vectors {
+            match product.ahead {
+                Ahead::Nothing => break,
+                Ahead::Near => _mm_prefetch::<_MM_HINT_T0>(ahead(1, line)),
+                Ahead::Far => _mm_prefetch::<_MM_HINT_T1>(ahead(FAR_AHEAD, line)),
+            }
+        }
+        let weights = if whole || step + 1 < steps {
+            in_place
+        } else {
+            tail.0.as_ptr()
+        };
+        let inputs = I::step(inputs, rows, groups, step);
+        // SAFETY: the unit is prepared. There are inputs for all rows and steps, by the assertion, and whole vectors of weights for
+        // all groups: of the last step by `whole` or in the tail, which has room for 16 groups of whole vectors, of a step
+        // before it because the assertion above covers the last group.
+        unsafe { unit::step::<TALL, WIDE>(I::SIGNED, inputs, weights, stride) };
+        beside.advance(step + 1, steps);
+    }
+    if steps == 0 {
+        beside.advance(1, 1);
+    }
+    // SAFETY: the unit is prepared.
+    unsafe { unit::store::<TALL, WIDE>(sums) };
+}
