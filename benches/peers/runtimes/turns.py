@@ -1,6 +1,7 @@
-"""Subjects are called in turns, A B C A B C ..., and the median of many samples counts."""
+"""Subjects are called in turns, in another order each time, and the median of many samples counts."""
 
 import os
+import random
 import statistics
 import subprocess
 import time
@@ -16,8 +17,6 @@ MIN_ROUNDS, MAX_ROUNDS = 7, 31
 
 class Subject:
     """Something to measure: `work` operations (or bytes) per call."""
-
-    is_ceiling = False
 
     def __init__(self, name, work, run, check=None):
         self.name, self.work, self.run, self.check = name, work, run, check
@@ -61,7 +60,6 @@ class Server:
         while line != ".":
             name, work, check = line.split()
             subjects.append(Served(self, name, float(work), float(check)))
-            subjects[-1].is_ceiling = section.startswith("ceilings")
             line = self.process.stdout.readline().strip()
         return subjects
 
@@ -82,7 +80,7 @@ def integer_instruction(ceilings):
 
 
 def measure(subjects, threads):
-    """Work per second of each, by name: the median over the rounds, of a ceiling the best of them."""
+    """Work per second of each, by name: the median over the rounds, of ceilings too: a host gives to all what it gives in these turns."""
     calls = {}
     for subject in subjects:
         # The second call: the first may still allocate and compile.
@@ -93,12 +91,13 @@ def measure(subjects, threads):
     if threads > 1:
         rounds = min(rounds, 11)
     samples = {subject.name: [] for subject in subjects}
+    order, shuffler = list(subjects), random.Random(0)
     for _ in range(rounds):
-        for subject in subjects:
+        # Nobody always follows the same one: what that leaves in the caches, or the clock at which it leaves a core, would count.
+        shuffler.shuffle(order)
+        for subject in order:
             # Not measured: brings its data back into the caches.
             warm = calls[subject.name] * WARM_SECONDS / SAMPLE_SECONDS if threads > 1 else 1
             subject.seconds(max(1, round(warm)))
             samples[subject.name].append(subject.seconds(calls[subject.name]) / calls[subject.name])
-    # A ceiling is what the machine reaches at best: a disturbed turn says nothing about it.
-    summary = {True: min, False: statistics.median}
-    return {subject.name: subject.work / summary[subject.is_ceiling](samples[subject.name]) for subject in subjects}
+    return {subject.name: subject.work / statistics.median(samples[subject.name]) for subject in subjects}

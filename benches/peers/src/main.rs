@@ -100,7 +100,6 @@ fn answer(line: &str, subjects: &mut Vec<Subject>) -> Result<String> {
 fn prepare(section: &str, sizes: &[usize]) -> Result<Vec<Subject>> {
     Ok(match (section, sizes) {
         ("ceilings", &[bytes]) => ceilings::subjects(bytes),
-        ("ceilings_of_moving", &[reads, writes]) => ceilings::of_moving(reads, writes),
         ("quantize", &[len, unsigned]) => elementwise::quantize(len, unsigned),
         ("dequantize", &[len, unsigned]) => elementwise::dequantize(len, unsigned),
         ("i8", &[m, k, n]) => products_i8::subjects(m, k, n),

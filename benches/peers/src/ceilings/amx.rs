@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 /// Multiplications in a row.
-const ROUNDS: u64 = 5_000;
+const ROUNDS: u64 = 10_000;
 /// Operations of a call: four multiplications in each round, of 16 x 64 with 64 x 16 codes.
 pub const OPERATIONS: usize = ROUNDS as usize * 4 * 16 * 64 * 16 * 2;
 
