@@ -150,12 +150,32 @@ struct Helper {
 // state between release the one and acquire the other.
 unsafe impl Sync for Helper {}
 
-/// The helpers of this process, and the right to use them.
+/// Helpers, and the right to use them.
 struct Team {
     helpers: &'static [(&'static Helper, Thread)],
+    /// Where they are those of the process.
+    _right: Option<Right>,
 }
 
+/// The right to use the helpers of this process, until dropped.
+struct Right;
+
+/// Whether somebody has it.
 static BUSY: AtomicBool = AtomicBool::new(false);
+
+impl Right {
+    /// The right, unless another thread has it.
+    fn free() -> Option<Self> {
+        // Only made where it is had: dropping one frees the helpers.
+        (!BUSY.swap(true, Ordering::Acquire)).then(|| Self)
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Release);
+    }
+}
 
 /// When the team was last asked for, in microseconds since its first time.
 static LAST: AtomicU64 = AtomicU64::new(0);
@@ -163,9 +183,7 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 impl Team {
     /// The team, unless another thread is using it.
     fn free() -> Option<Self> {
-        if BUSY.swap(true, Ordering::Acquire) {
-            return None;
-        }
+        let right = Right::free()?;
         static HELPERS: OnceLock<Vec<(&'static Helper, Thread)>> = OnceLock::new();
         let helpers = HELPERS.get_or_init(|| {
             // The pool's size is asked for once: helpers are never ended. A thread that cannot be had is done without.
@@ -173,7 +191,10 @@ impl Team {
                 .map_while(|member| Helper::start(member).ok())
                 .collect()
         });
-        Some(Self { helpers })
+        Some(Self {
+            helpers,
+            _right: Some(right),
+        })
     }
 
     /// Whether the team was asked for a moment ago, too: then helpers, once awake, stay so.
@@ -214,12 +235,6 @@ impl Team {
                 resume_unwind(panic);
             }
         }
-    }
-}
-
-impl Drop for Team {
-    fn drop(&mut self) {
-        BUSY.store(false, Ordering::Release);
     }
 }
 

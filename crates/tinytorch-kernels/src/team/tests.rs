@@ -23,7 +23,24 @@ fn team_of(helpers: usize) -> Team {
         .collect::<Vec<_>>();
     Team {
         helpers: Box::leak(helpers.into_boxed_slice()),
+        _right: None,
     }
+}
+
+#[test]
+fn the_end_of_another_team_frees_nobodys_helpers() {
+    // It did, and a second caller then took a helper whose first one left without its piece.
+    let held = loop {
+        match Team::free() {
+            Some(team) => break team,
+            None => thread::yield_now(),
+        }
+    };
+    drop(team_of(0));
+    // Nor does asking in vain.
+    assert!(Team::free().is_none());
+    assert!(Team::free().is_none());
+    drop(held);
 }
 
 #[test]
