@@ -36,6 +36,8 @@ pub mod blocked;
 pub mod calibration;
 #[path = "../../crates/tinytorch-quantization/src/chance.rs"]
 mod chance;
+#[path = "../../crates/tinytorch-quantization/src/code_memory.rs"]
+mod code_memory;
 #[path = "../../crates/tinytorch-quantization/src/composite.rs"]
 pub mod composite;
 #[path = "../../crates/tinytorch-quantization/src/confidence.rs"]

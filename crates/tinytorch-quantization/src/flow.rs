@@ -3,6 +3,7 @@
 //! In: the input, or what the layer before gave. Out: the same for the next layer. Images lie with their channels last as long
 //! as only image layers look at them, because that is how the kernels read them.
 
+use crate::code_memory;
 use crate::error::{Error, Result};
 use crate::framework::Pool2dOptions;
 use crate::framework::Tensor;
@@ -52,6 +53,7 @@ impl Flow {
                 } = codes.channels_first();
                 let mut values = vec![0.0; codes.len()];
                 dequantize_i8_f32(&codes, qparams.scale, qparams.zero_point, &mut values);
+                code_memory::give(codes);
                 Ok(Tensor::new(values, &shape)?)
             }
         }
@@ -105,7 +107,7 @@ impl Codes {
                 let (inputs, outputs) = layer.sizes();
                 let mut x = self.channels_first();
                 let rows = layer_rows(&x.shape, inputs)?;
-                x.codes = layer.forward(rows, &x.codes);
+                x.replace(layer.forward(rows, &x.codes));
                 x.shape.pop();
                 x.shape.push(outputs);
                 x.qparams = layer.ending.output;
@@ -115,7 +117,7 @@ impl Codes {
             Step::MaxPool2d(options) => {
                 let out = pooled_size("max_pool2d", *options, &self.shape)?;
                 let (mut x, size) = self.channels_last()?;
-                x.codes = max_pool(&x.codes, size, *options, out);
+                x.replace(max_pool(&x.codes, size, *options, out));
                 x.shape[2..].copy_from_slice(&out);
                 Ok(x)
             }
@@ -159,10 +161,15 @@ impl Codes {
         if pooled {
             out = out.map(|size| size / 2);
         }
-        x.codes = layer.forward(size, out, &x.codes, pooled);
+        x.replace(layer.forward(size, out, &x.codes, pooled));
         x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
         x.qparams = layer.ending.output;
         Ok(x)
+    }
+
+    /// Puts other codes in the place of these, which nobody needs any more.
+    fn replace(&mut self, codes: Vec<i8>) {
+        code_memory::give(std::mem::replace(&mut self.codes, codes));
     }
 
     pub fn channels_last(mut self) -> Result<(Self, ImageSize)> {
@@ -238,7 +245,7 @@ fn max_pool(codes: &[i8], size: ImageSize, options: Pool2dOptions, out: [usize; 
         stride: options.stride,
         padding: options.padding,
     };
-    let mut result = vec![0; size.batch * out[0] * out[1] * size.channels];
+    let mut result = code_memory::take(size.batch * out[0] * out[1] * size.channels);
     max_pool_i8(codes, images, size.channels, shape, &mut result);
     result
 }

@@ -132,6 +132,7 @@ pub use tinytorch_kernels as kernels;
 pub mod blocked;
 pub mod calibration;
 mod chance;
+mod code_memory;
 pub mod composite;
 pub mod confidence;
 pub mod conv;
