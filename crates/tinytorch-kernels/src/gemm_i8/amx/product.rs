@@ -71,35 +71,35 @@ pub(super) unsafe fn multiply(
     sums: &mut Sums,
     beside: &mut Beside<'_, '_>,
 ) {
-    let tall = product.rows > ROWS / 2;
-    let wide = product.weights.width > LANES;
     // SAFETY: handed on.
     unsafe {
-        match (product.left, tall, wide) {
-            (Left::Words(left), true, true) => {
-                multiply_as::<Block, true, true>(left, product, tail, sums, beside);
-            }
-            (Left::Words(left), true, false) => {
-                multiply_as::<Block, true, false>(left, product, tail, sums, beside);
-            }
-            (Left::Words(left), false, true) => {
-                multiply_as::<Block, false, true>(left, product, tail, sums, beside);
-            }
-            (Left::Words(left), false, false) => {
-                multiply_as::<Block, false, false>(left, product, tail, sums, beside);
-            }
-            (Left::InPlace(left), true, true) => {
-                multiply_as::<i8, true, true>(left, product, tail, sums, beside);
-            }
-            (Left::InPlace(left), true, false) => {
-                multiply_as::<i8, true, false>(left, product, tail, sums, beside);
-            }
-            (Left::InPlace(left), false, true) => {
-                multiply_as::<i8, false, true>(left, product, tail, sums, beside);
-            }
-            (Left::InPlace(left), false, false) => {
-                multiply_as::<i8, false, false>(left, product, tail, sums, beside);
-            }
+        match product.left {
+            Left::Words(inputs) => multiply_inputs(inputs, product, tail, sums, beside),
+            Left::InPlace(inputs) => multiply_inputs(inputs, product, tail, sums, beside),
+        }
+    }
+}
+
+/// As [`multiply`].
+///
+/// # Safety
+///
+/// As [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn multiply_inputs<I: Inputs>(
+    inputs: &[I],
+    product: &Product<'_>,
+    tail: &mut Tail,
+    sums: &mut Sums,
+    beside: &mut Beside<'_, '_>,
+) {
+    // SAFETY: handed on.
+    unsafe {
+        match (product.rows > ROWS / 2, product.weights.width > LANES) {
+            (true, true) => multiply_as::<I, true, true>(inputs, product, tail, sums, beside),
+            (true, false) => multiply_as::<I, true, false>(inputs, product, tail, sums, beside),
+            (false, true) => multiply_as::<I, false, true>(inputs, product, tail, sums, beside),
+            (false, false) => multiply_as::<I, false, false>(inputs, product, tail, sums, beside),
         }
     }
 }
