@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
 use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
-use crate::gemm_i8::activations::Activations;
+use crate::gemm_i8::activations::{Activations, QUANTIZED_IN_A_REST};
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
 use crate::gemm_i8::ending::{Ending, RowScale};
@@ -230,6 +230,10 @@ impl Activations for Reals<'_> {
         let scratch = &mut scratch[..self.k];
         self.convert(row, |values, by| quantize_f32_i8(values, by, scratch));
         scratch
+    }
+
+    fn codes_in_a_rest(&self) -> usize {
+        QUANTIZED_IN_A_REST
     }
 
     fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {

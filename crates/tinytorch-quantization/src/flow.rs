@@ -3,7 +3,7 @@
 //! In: the input, or what the layer before gave. Out: the same for the next layer. Images lie with their channels last as long
 //! as only image layers look at them, because that is how the kernels read them.
 
-use crate::code_memory;
+use crate::code_memory::CodeMemory;
 use crate::error::{Error, Result};
 use crate::framework::Pool2dOptions;
 use crate::framework::Tensor;
@@ -25,7 +25,7 @@ pub(crate) enum Flow {
 /// Codes on their way. An image may lie with its channels last; its shape is written channels first all the same.
 #[derive(Clone)]
 pub(crate) struct Codes {
-    pub codes: Vec<i8>,
+    pub codes: CodeMemory,
     pub shape: Vec<usize>,
     pub channels_last: bool,
     pub qparams: QParams,
@@ -53,7 +53,6 @@ impl Flow {
                 } = codes.channels_first();
                 let mut values = vec![0.0; codes.len()];
                 dequantize_i8_f32(&codes, qparams.scale, qparams.zero_point, &mut values);
-                code_memory::give(codes);
                 Ok(Tensor::new(values, &shape)?)
             }
         }
@@ -67,7 +66,7 @@ impl Flow {
         };
         let values = tensor.array();
         let values = values.as_standard_layout();
-        let mut codes = vec![0; values.len()];
+        let mut codes = CodeMemory::new(values.len());
         let values = values.as_slice().expect("the standard layout is a slice");
         quantize_f32_i8(values, quantization(qparams), &mut codes).map_err(not_finite)?;
         Ok(Codes {
@@ -107,7 +106,7 @@ impl Codes {
                 let (inputs, outputs) = layer.sizes();
                 let mut x = self.channels_first();
                 let rows = layer_rows(&x.shape, inputs)?;
-                x.replace(layer.forward(rows, &x.codes));
+                x.codes = layer.forward(rows, &x.codes);
                 x.shape.pop();
                 x.shape.push(outputs);
                 x.qparams = layer.ending.output;
@@ -117,14 +116,14 @@ impl Codes {
             Step::MaxPool2d(options) => {
                 let out = pooled_size("max_pool2d", *options, &self.shape)?;
                 let (mut x, size) = self.channels_last()?;
-                x.replace(max_pool(&x.codes, size, *options, out));
+                x.codes = max_pool(&x.codes, size, *options, out);
                 x.shape[2..].copy_from_slice(&out);
                 Ok(x)
             }
             Step::AvgPool2d(options) => {
                 let out = pooled_size("avg_pool2d", *options, &self.shape)?;
                 let (mut x, size) = self.channels_last()?;
-                x.codes = avg_pool(&x.codes, x.qparams.zero_point, size, *options, out);
+                x.codes = avg_pool(&x.codes, x.qparams.zero_point, size, *options, out).into();
                 x.shape[2..].copy_from_slice(&out);
                 Ok(x)
             }
@@ -161,15 +160,10 @@ impl Codes {
         if pooled {
             out = out.map(|size| size / 2);
         }
-        x.replace(layer.forward(size, out, &x.codes, pooled));
+        x.codes = layer.forward(size, out, &x.codes, pooled);
         x.shape = vec![size.batch, layer.channels(), out[0], out[1]];
         x.qparams = layer.ending.output;
         Ok(x)
-    }
-
-    /// Puts other codes in the place of these, which nobody needs any more.
-    fn replace(&mut self, codes: Vec<i8>) {
-        code_memory::give(std::mem::replace(&mut self.codes, codes));
     }
 
     pub fn channels_last(mut self) -> Result<(Self, ImageSize)> {
@@ -181,7 +175,7 @@ impl Codes {
             });
         };
         if !self.channels_last && channels > 1 && height * width > 1 {
-            self.codes = channels_last(&self.codes, [batch, channels, height * width]);
+            self.codes = channels_last(&self.codes, [batch, channels, height * width]).into();
         }
         self.channels_last = true;
         let size = ImageSize {
@@ -199,7 +193,7 @@ impl Codes {
             && channels > 1
             && height * width > 1
         {
-            self.codes = channels_first(&self.codes, [batch, channels, height * width]);
+            self.codes = channels_first(&self.codes, [batch, channels, height * width]).into();
         }
         self.channels_last = false;
         self
@@ -234,7 +228,7 @@ fn layer_rows(shape: &[usize], inputs: usize) -> Result<usize> {
     }
 }
 
-fn max_pool(codes: &[i8], size: ImageSize, options: Pool2dOptions, out: [usize; 2]) -> Vec<i8> {
+fn max_pool(codes: &[i8], size: ImageSize, options: Pool2dOptions, out: [usize; 2]) -> CodeMemory {
     let images = Images {
         batch: size.batch,
         height: size.height,
@@ -245,7 +239,7 @@ fn max_pool(codes: &[i8], size: ImageSize, options: Pool2dOptions, out: [usize; 
         stride: options.stride,
         padding: options.padding,
     };
-    let mut result = code_memory::take(size.batch * out[0] * out[1] * size.channels);
+    let mut result = CodeMemory::new(size.batch * out[0] * out[1] * size.channels);
     max_pool_i8(codes, images, size.channels, shape, &mut result);
     result
 }

@@ -339,7 +339,7 @@ fn through(step: &Step, flow: Flow, source: &str) -> Result<Flow> {
         (Step::Embedding(embedding), flow) => {
             let (codes, shape) = embedding.rows(&flow.into_real()?)?;
             Ok(Flow::Codes(Codes {
-                codes,
+                codes: codes.into(),
                 shape,
                 channels_last: false,
                 qparams: embedding.output(),
@@ -444,9 +444,9 @@ fn concat_through(step: &BranchesStep, x: Flow, source: &str) -> Result<Flow> {
         true => shape[0] * shape[2..].iter().product::<usize>(),
         false => shape[0],
     };
-    let parts: Vec<_> = ways.iter().map(|way| way.codes.as_slice()).collect();
+    let parts: Vec<_> = ways.iter().map(|way| &*way.codes).collect();
     Ok(Flow::Codes(Codes {
-        codes: interleave(&parts, &blocks, count),
+        codes: interleave(&parts, &blocks, count).into(),
         shape,
         channels_last,
         qparams: join.output(),

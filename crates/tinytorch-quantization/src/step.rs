@@ -3,7 +3,7 @@
 //! Packing takes the codes of a layer over: they are held once, in the order in which the kernel reads them, and
 //! [`PackedLinear::unpack`] and [`PackedConv2d::unpack`] give the definition back.
 
-use crate::code_memory;
+use crate::code_memory::CodeMemory;
 use crate::composite::{Join, QBranches, QResidual};
 use crate::conv::QConv2d;
 use crate::embedding::QEmbedding;
@@ -280,8 +280,8 @@ impl PackedLinear {
     }
 
     /// `[rows, in]` to `[rows, out]`.
-    pub fn forward(&self, rows: usize, codes: &[i8]) -> Vec<i8> {
-        let mut result = code_memory::take(rows * self.sizes().1);
+    pub fn forward(&self, rows: usize, codes: &[i8]) -> CodeMemory {
+        let mut result = CodeMemory::new(rows * self.sizes().1);
         self.packed.forward(rows, codes, &mut result);
         result
     }
@@ -292,8 +292,8 @@ impl PackedLinear {
         rows: usize,
         values: &[f32],
         by: Quantize,
-    ) -> std::result::Result<Vec<i8>, NotFinite> {
-        let mut result = code_memory::take(rows * self.sizes().1);
+    ) -> std::result::Result<CodeMemory, NotFinite> {
+        let mut result = CodeMemory::new(rows * self.sizes().1);
         (self.packed)
             .forward_real(rows, values, by, &mut result)
             .map(|()| result)
@@ -379,9 +379,15 @@ impl PackedConv2d {
 
     /// Images with channels last, to images with channels last, of the size `out`: if `pooled`, the largest codes of
     /// windows 2x2. `codes` are `[batch, height, width, in]`, the result `[batch, out height, out width, out]`.
-    pub fn forward(&self, size: ImageSize, out: [usize; 2], codes: &[i8], pooled: bool) -> Vec<i8> {
+    pub fn forward(
+        &self,
+        size: ImageSize,
+        out: [usize; 2],
+        codes: &[i8],
+        pooled: bool,
+    ) -> CodeMemory {
         let channels = self.packed.shape().out_channels;
-        let mut result = code_memory::take(size.batch * out[0] * out[1] * channels);
+        let mut result = CodeMemory::new(size.batch * out[0] * out[1] * channels);
         let images = Images {
             batch: size.batch,
             height: size.height,

@@ -12,6 +12,9 @@ use super::blocks::RowsMut;
 /// Bytes of scratch memory beyond `k`: short runs are copied in pieces of a fixed size, and may write beyond their end.
 pub const SLACK: usize = 64;
 
+/// [`Activations::codes_in_a_rest`] of real values that become codes: measured on a CPU that has the unit.
+pub const QUANTIZED_IN_A_REST: usize = 7168;
+
 /// Rows of `i8` codes.
 pub trait Activations: Debug + Sync {
     /// All `k` codes of row `row`; `scratch` has room for `k + SLACK`, if they have to be gathered.
@@ -20,6 +23,11 @@ pub trait Activations: Debug + Sync {
     /// The codes of some rows, if they lie in memory one row after the other.
     fn in_place(&self, _rows: Range<usize>) -> Option<&[i8]> {
         None
+    }
+
+    /// How many codes are made while the matrix unit may rest, half a microsecond. Copying is done before that, whatever the tile.
+    fn codes_in_a_rest(&self) -> usize {
+        usize::MAX
     }
 
     /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less

@@ -69,6 +69,11 @@ impl<'a, T> BlockMut<'a, T> {
         self.columns
     }
 
+    /// Elements from one row to the next.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// One row of the block.
     ///
     /// # Panics
@@ -100,6 +105,23 @@ impl<'a, T> BlockMut<'a, T> {
         );
         let first = rows.start * self.row_stride + columns.start;
         (self.start.wrapping_add(first), self.row_stride)
+    }
+
+    /// A rectangle of the block.
+    ///
+    /// # Panics
+    ///
+    /// If the block has no such rectangle.
+    #[inline]
+    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> BlockMut<'_, T> {
+        let (start, row_stride) = self.rectangle(rows.clone(), columns.clone());
+        BlockMut {
+            start,
+            rows: rows.len(),
+            columns: columns.len(),
+            row_stride,
+            data: PhantomData,
+        }
     }
 
     /// Where a row begins: an address to prefetch, for any row.

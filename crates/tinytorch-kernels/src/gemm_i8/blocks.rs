@@ -61,8 +61,18 @@ impl<'a> RowsMut<'a> {
     /// If there is none.
     #[inline]
     pub fn block(&mut self, row: usize, number: usize) -> &mut [u8; BLOCK_CODES] {
+        self.words(row, number).codes_mut()
+    }
+
+    /// Block `number` of a row.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[inline]
+    pub fn words(&mut self, row: usize, number: usize) -> &mut Block {
         let row = self.first + row;
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        self.blocks[number * self.rows + row].codes_mut()
+        &mut self.blocks[number * self.rows + row]
     }
 }

@@ -10,7 +10,7 @@ use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
 use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
-use crate::gemm_i8::activations::{Activations, Matrix};
+use crate::gemm_i8::activations::{Activations, Matrix, QUANTIZED_IN_A_REST};
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
 
@@ -173,6 +173,10 @@ impl Activations for Reals<'_> {
         let values = &self.x[first..first + self.k];
         self.note(first, quantize_f32_i8(values, self.by, scratch));
         scratch
+    }
+
+    fn codes_in_a_rest(&self) -> usize {
+        QUANTIZED_IN_A_REST
     }
 
     fn write(&self, rows: Range<usize>, flip: u8, into: RowsMut<'_>) -> bool {

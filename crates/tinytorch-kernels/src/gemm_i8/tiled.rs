@@ -127,26 +127,24 @@ struct Buffers {
     blocks: Vec<Block>,
 }
 
-/// Writes the words of some rows of a task, the rows of one tile. `scratch` has room for `k + SLACK` codes.
+/// Writes the words of some rows of a task. `scratch` has room for `k + SLACK` codes.
 pub(super) fn encode<K: Micro>(
     kernel: &K,
     task: &Task<'_>,
     rows: Range<usize>,
     scratch: &mut [i8],
-    into: &mut [Block],
+    mut into: RowsMut<'_>,
 ) {
-    let height = rows.len();
     let rows = task.first_row + rows.start..task.first_row + rows.end;
-    if let Some(flip) = K::FLIP {
-        let into = RowsMut::new(into, height);
-        if task.activations.write(rows.clone(), flip, into) {
-            return;
-        }
+    if let Some(flip) = K::FLIP
+        && task.activations.write(rows.clone(), flip, into.from(0))
+    {
+        return;
     }
     for (index, row) in rows.enumerate() {
         let codes = task.activations.row(row, scratch);
         for (block, codes) in codes.chunks(BLOCK * K::CODES).enumerate() {
-            kernel.encode(codes, &mut into[block * height + index].0);
+            kernel.encode(codes, &mut into.words(index, block).0);
         }
     }
 }
@@ -186,7 +184,7 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
         for tile in first_tile..last_tile {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
             let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
-            let into = &mut buffers.blocks[of_tile];
+            let into = RowsMut::new(&mut buffers.blocks[of_tile], end - start);
             encode(kernel, &task, start..end, &mut buffers.scratch, into);
         }
         let panel = |column: usize| {

@@ -4,7 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::unit::{LANES, Sums};
-use crate::gemm_i8::avx512_vnni::finish::{fetch_output, finish};
+use crate::gemm_i8::avx512_vnni::finish::{ToCodes, fetch_output, finish, store_i8};
+use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::tiled::Place;
 
@@ -53,6 +54,45 @@ impl<'b, 'a> Beside<'b, 'a> {
             next,
             fetched: 0,
         }
+    }
+
+    /// The same work, if it is one that [`WholeCodes`] does.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    pub fn whole_codes(&mut self) -> Option<WholeCodes<'_>> {
+        let Tile {
+            row,
+            rows,
+            column,
+            columns,
+        } = self.tile;
+        let Ending::Codes {
+            out,
+            multipliers,
+            codes,
+        } = &mut *self.ending
+        else {
+            return None;
+        };
+        if columns != 2 * LANES || rows < 2 {
+            return None;
+        }
+        let place = column..column + columns;
+        let next = out.start_of(self.next.row).wrapping_add(self.next.column);
+        Some(WholeCodes {
+            to_codes: ToCodes::of_whole(
+                &self.offsets[place.clone()],
+                &multipliers[place.clone()],
+                *codes,
+            ),
+            next,
+            next_stride: out.row_stride(),
+            next_rows: self.next.rows,
+            out: out.part(row..row + rows, place),
+            sums: self.sums,
+            ended: 0,
+            fetched: 0,
+        })
     }
 
     /// Does the share that is due after `step` of `steps`.
@@ -111,6 +151,46 @@ impl<'b, 'a> Beside<'b, 'a> {
         let sums = load::<AT_ONCE, VECTORS>(self.sums, self.ended);
         finish::<AT_ONCE, VECTORS, FULL>(sums, columns, place);
         self.ended += AT_ONCE;
+    }
+}
+
+/// [`Beside`] for the codes of a tile with all its columns: what all its rows need stays in registers, and a few rows at a time end,
+/// so few that the matrix unit never waits.
+pub(super) struct WholeCodes<'b> {
+    to_codes: ToCodes<2>,
+    out: BlockMut<'b, i8>,
+    sums: &'b Sums,
+    ended: usize,
+    /// Where the first row of the next tile will be written.
+    next: *const i8,
+    next_stride: usize,
+    next_rows: usize,
+    fetched: usize,
+}
+
+impl WholeCodes<'_> {
+    /// As [`Beside::advance`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    pub fn advance(&mut self, step: usize, steps: usize) {
+        let rows = self.out.rows();
+        let due = rows * step;
+        while self.ended < rows && (self.ended + 2).min(rows) * steps <= due {
+            // Of an odd number of rows the last but one ends twice.
+            let row = self.ended.min(rows - 2);
+            let [first, second] = load::<2, 2>(self.sums, row);
+            for (i, codes) in self.to_codes.rows(first, second).into_iter().enumerate() {
+                store_i8::<true>(self.out.row(row + i), codes);
+            }
+            self.ended += 2;
+        }
+        let due = self.next_rows * step;
+        while (self.fetched + 1) * steps <= due {
+            for row in self.fetched..self.fetched + 2 {
+                _mm_prefetch::<_MM_HINT_ET0>(self.next.wrapping_add(row * self.next_stride));
+            }
+            self.fetched += 2;
+        }
     }
 }
 

@@ -19,10 +19,10 @@ use std::cell::RefCell;
 use super::Amx;
 use super::beside::{Beside, Tile};
 use super::product::{Ahead, Left, Product, STEP_BYTES, Tail, multiply};
-use super::unit::{COLUMNS, ROWS, Row, STEP_GROUPS, Sums};
+use super::unit::{self, COLUMNS, ROWS, Row, STEP_GROUPS, Sums};
 use crate::amx::Unit;
 use crate::gemm_i8::activations::SLACK;
-use crate::gemm_i8::blocks::{BLOCK, Block, CODES};
+use crate::gemm_i8::blocks::{BLOCK, Block, CODES, RowsMut};
 use crate::gemm_i8::tiled::{Panel, encode};
 use crate::gemm_i8::{GemmI8, Task};
 
@@ -41,7 +41,6 @@ const KEPT_INPUTS: usize = 1024;
 const FEW_PANELS: usize = 4;
 /// Inputs up to which they are: rows that are a page apart share a set of the first cache.
 const FEW_INPUTS: usize = 2048;
-
 thread_local! {
     /// Kept between calls: fresh ones would cost page faults each time.
     static BUFFERS: RefCell<Box<Buffers>> = RefCell::default();
@@ -104,6 +103,17 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
             words.resize(tiles_at_once * ROWS * blocks, Block([0; BLOCK]));
         }
     }
+    let mut begins = [Row([0; COLUMNS]); FEW_PANELS];
+    let begins = if in_place.is_some() {
+        let shift = kernel.activation_shift();
+        let sums = task.weight_sums.chunks(COLUMNS);
+        for (begin, sums) in begins.iter_mut().zip(sums) {
+            *begin = shifted(shift, sums);
+        }
+        &begins[..]
+    } else {
+        &[]
+    };
     let kept = panels_at_once == panels;
     let far = !kept || (tiles > 1 && panels * panel_bytes > FAR_BYTES);
     let ahead = |tile, first_tile| {
@@ -132,7 +142,21 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         let words = &mut words[(tile - first_tile) * ROWS * blocks..];
                         let words = &mut words[..height * blocks];
                         if first_panel == 0 {
-                            encode(&kernel.vectors, &task, start..end, scratch, words);
+                            // A unit that rests for more than half a microsecond wakes up slowly: as long as a panel takes.
+                            let pieces = (height * k).div_ceil(task.activations.codes_in_a_rest());
+                            let pieces = pieces.clamp(1, height);
+                            let mut into = RowsMut::new(words, height);
+                            for piece in 0..pieces {
+                                let [from, to] = [piece, piece + 1].map(|i| i * height / pieces);
+                                if piece > 0 {
+                                    // SAFETY: `kernel` is the proof that the unit is there and permitted.
+                                    unsafe { unit.prepare(height) };
+                                    // SAFETY: it is prepared.
+                                    unsafe { unit::stay_awake() };
+                                }
+                                let rows = start + from..start + to;
+                                encode(&kernel.vectors, &task, rows, scratch, into.from(from));
+                            }
                             clear_beyond(groups, height, words);
                         }
                         Left::Words(words)
@@ -150,10 +174,6 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         columns: COLUMNS.min(columns - column),
                     };
                     let first = (task.first_column + column) * groups * CODES;
-                    let begin = in_place.map(|_| {
-                        let weight_sums = &task.weight_sums[column..][..this.columns];
-                        shifted(kernel.activation_shift(), weight_sums)
-                    });
                     let product = Product {
                         rows: height,
                         left,
@@ -162,7 +182,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                             width: this.columns,
                             groups,
                         },
-                        begin: begin.as_ref(),
+                        begin: begins.get(panel),
                         ahead: ahead(tile, first_tile),
                     };
                     let ending = &mut task.ending;

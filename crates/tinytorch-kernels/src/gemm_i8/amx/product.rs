@@ -27,6 +27,39 @@ pub(super) enum Left<'a> {
     InPlace(&'a [i8]),
 }
 
+impl Left<'_> {
+    /// Whether there are exactly the codes of so many rows and groups.
+    fn fits(self, rows: usize, groups: usize) -> bool {
+        match self {
+            Self::Words(blocks) => blocks.len() == rows * groups.div_ceil(BLOCK),
+            Self::InPlace(codes) => {
+                // Otherwise the last step would read the next row.
+                groups.is_multiple_of(STEP_GROUPS) && codes.len() == rows * groups * CODES
+            }
+        }
+    }
+
+    /// The codes of a step.
+    #[inline(always)]
+    fn step(self, rows: usize, groups: usize, step: usize) -> Rows {
+        match self {
+            Self::Words(blocks) => {
+                let block = blocks.as_ptr().wrapping_add(step / STEPS * rows);
+                Rows {
+                    start: block.cast::<i8>().wrapping_add(step % STEPS * STEP_BYTES),
+                    stride: size_of::<Block>(),
+                    signed: false,
+                }
+            }
+            Self::InPlace(codes) => Rows {
+                start: codes.as_ptr().wrapping_add(step * STEP_BYTES),
+                stride: groups * CODES,
+                signed: true,
+            },
+        }
+    }
+}
+
 /// Which weights are asked for beside a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ahead {
@@ -71,104 +104,41 @@ pub(super) unsafe fn multiply(
     sums: &mut Sums,
     beside: &mut Beside<'_, '_>,
 ) {
+    let (tall, wide) = (product.rows > ROWS / 2, product.weights.width > LANES);
+    if tall
+        && wide
+        && let Some(mut codes) = beside.whole_codes()
+    {
+        let work = move |step, steps| codes.advance(step, steps);
+        // SAFETY: handed on.
+        return unsafe { multiply_as::<true, true>(product, tail, sums, work) };
+    }
+    let work = |step, steps| beside.advance(step, steps);
     // SAFETY: handed on.
     unsafe {
-        match product.left {
-            Left::Words(inputs) => multiply_inputs(inputs, product, tail, sums, beside),
-            Left::InPlace(inputs) => multiply_inputs(inputs, product, tail, sums, beside),
+        match (tall, wide) {
+            (true, true) => multiply_as::<true, true>(product, tail, sums, work),
+            (true, false) => multiply_as::<true, false>(product, tail, sums, work),
+            (false, true) => multiply_as::<false, true>(product, tail, sums, work),
+            (false, false) => multiply_as::<false, false>(product, tail, sums, work),
         }
     }
 }
 
-/// As [`multiply`].
+/// As [`multiply`]: more than 16 rows if `TALL`, more than 16 columns if `WIDE`. `work` is told after each step how many of
+/// how many there are.
 ///
 /// # Safety
 ///
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn multiply_inputs<I: Inputs>(
-    inputs: &[I],
+unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
     product: &Product<'_>,
     tail: &mut Tail,
     sums: &mut Sums,
-    beside: &mut Beside<'_, '_>,
+    mut work: impl FnMut(usize, usize),
 ) {
-    // SAFETY: handed on.
-    unsafe {
-        match (product.rows > ROWS / 2, product.weights.width > LANES) {
-            (true, true) => multiply_as::<I, true, true>(inputs, product, tail, sums, beside),
-            (true, false) => multiply_as::<I, true, false>(inputs, product, tail, sums, beside),
-            (false, true) => multiply_as::<I, false, true>(inputs, product, tail, sums, beside),
-            (false, false) => multiply_as::<I, false, false>(inputs, product, tail, sums, beside),
-        }
-    }
-}
-
-/// What the rows of a tile consist of.
-trait Inputs: Sized {
-    /// Whether codes are `i8`.
-    const SIGNED: bool;
-
-    /// How many there must be for `rows` rows of so many groups.
-    fn count(rows: usize, groups: usize) -> usize;
-
-    /// The codes of a step.
-    fn step(inputs: &[Self], rows: usize, groups: usize, step: usize) -> Rows;
-}
-
-impl Inputs for Block {
-    const SIGNED: bool = false;
-
-    #[inline(always)]
-    fn count(rows: usize, groups: usize) -> usize {
-        rows * groups.div_ceil(BLOCK)
-    }
-
-    #[inline(always)]
-    fn step(inputs: &[Self], rows: usize, _: usize, step: usize) -> Rows {
-        let block = inputs.as_ptr().wrapping_add(step / STEPS * rows);
-        Rows {
-            start: block.cast::<i8>().wrapping_add(step % STEPS * STEP_BYTES),
-            stride: size_of::<Self>(),
-        }
-    }
-}
-
-impl Inputs for i8 {
-    const SIGNED: bool = true;
-
-    #[inline(always)]
-    fn count(rows: usize, groups: usize) -> usize {
-        assert!(
-            groups.is_multiple_of(STEP_GROUPS),
-            "a step would read the next row"
-        );
-        rows * groups * CODES
-    }
-
-    #[inline(always)]
-    fn step(inputs: &[Self], _: usize, groups: usize, step: usize) -> Rows {
-        Rows {
-            start: inputs.as_ptr().wrapping_add(step * STEP_BYTES),
-            stride: groups * CODES,
-        }
-    }
-}
-
-/// As [`multiply`]: more than 16 rows if `TALL`, more than 16 columns if `WIDE`.
-///
-/// # Safety
-///
-/// As [`multiply`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn multiply_as<I: Inputs, const TALL: bool, const WIDE: bool>(
-    inputs: &[I],
-    product: &Product<'_>,
-    tail: &mut Tail,
-    sums: &mut Sums,
-    beside: &mut Beside<'_, '_>,
-) {
-    let rows = product.rows;
+    let (rows, left) = (product.rows, product.left);
     let Panel {
         weights,
         width,
@@ -177,7 +147,7 @@ unsafe fn multiply_as<I: Inputs, const TALL: bool, const WIDE: bool>(
     let stride = CODES * width;
     let vectors = if WIDE { 2 } else { 1 };
     let steps = groups.div_ceil(STEP_GROUPS);
-    assert!((1..=vectors * LANES).contains(&width) && inputs.len() == I::count(rows, groups));
+    assert!((1..=vectors * LANES).contains(&width) && left.fits(rows, groups));
     assert!(groups == 0 || (groups - 1) * stride + vectors * 64 <= weights.len());
     // Whether the last step may read all of its groups where they lie: only behind the last panels there are none.
     let whole = groups == 0
@@ -194,31 +164,32 @@ unsafe fn multiply_as<I: Inputs, const TALL: bool, const WIDE: bool>(
         }
     }
     let bytes_of_step = STEP_GROUPS * stride;
-    for step in 0..steps {
-        let in_place = weights.as_ptr().wrapping_add(step * bytes_of_step);
-        let ahead = |steps: usize, line| in_place.wrapping_add(steps * bytes_of_step + 64 * line);
-        // Behind the last step lies the next panel; any address may be asked for.
-        for line in 0..STEP_GROUPS * vectors {
-            match product.ahead {
-                Ahead::Nothing => break,
-                Ahead::Near => _mm_prefetch::<_MM_HINT_T0>(ahead(1, line)),
-                Ahead::Far => _mm_prefetch::<_MM_HINT_T1>(ahead(FAR_AHEAD, line)),
+    // Once at least, and at one place: only then does the compiler put the work between the instructions of the unit.
+    for step in 0..steps.max(1) {
+        if step < steps {
+            let in_place = weights.as_ptr().wrapping_add(step * bytes_of_step);
+            let ahead =
+                |steps: usize, line| in_place.wrapping_add(steps * bytes_of_step + 64 * line);
+            // Behind the last step lies the next panel; any address may be asked for.
+            for line in 0..STEP_GROUPS * vectors {
+                match product.ahead {
+                    Ahead::Nothing => break,
+                    Ahead::Near => _mm_prefetch::<_MM_HINT_T0>(ahead(1, line)),
+                    Ahead::Far => _mm_prefetch::<_MM_HINT_T1>(ahead(FAR_AHEAD, line)),
+                }
             }
+            let weights = if whole || step + 1 < steps {
+                in_place
+            } else {
+                tail.0.as_ptr()
+            };
+            let inputs = left.step(rows, groups, step);
+            // SAFETY: the unit is prepared. There are inputs for all rows and steps, by the assertion, and whole vectors of weights
+            // for all groups: of the last step by `whole` or in the tail, which has room for 16 groups of whole vectors, of a
+            // step before it because the assertion above covers the last group.
+            unsafe { unit::step::<TALL, WIDE>(inputs, weights, stride) };
         }
-        let weights = if whole || step + 1 < steps {
-            in_place
-        } else {
-            tail.0.as_ptr()
-        };
-        let inputs = I::step(inputs, rows, groups, step);
-        // SAFETY: the unit is prepared. There are inputs for all rows and steps, by the assertion, and whole vectors of weights for
-        // all groups: of the last step by `whole` or in the tail, which has room for 16 groups of whole vectors, of a step
-        // before it because the assertion above covers the last group.
-        unsafe { unit::step::<TALL, WIDE>(I::SIGNED, inputs, weights, stride) };
-        beside.advance(step + 1, steps);
-    }
-    if steps == 0 {
-        beside.advance(1, 1);
+        work(step + 1, steps.max(1));
     }
     // SAFETY: the unit is prepared.
     unsafe { unit::store::<TALL, WIDE>(sums) };

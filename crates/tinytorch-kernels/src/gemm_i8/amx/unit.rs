@@ -106,10 +106,11 @@ pub(super) struct Rows {
     pub start: *const i8,
     /// Bytes from one row to the next.
     pub stride: usize,
+    /// Whether the inputs are `i8`; otherwise they are `u8`.
+    pub signed: bool,
 }
 
-/// Adds the products of 64 inputs: of more than 16 rows if `TALL`, of more than 16 columns if `WIDE`. The inputs are `i8` if
-/// `signed`, `u8` otherwise.
+/// Adds the products of 64 inputs: of more than 16 rows if `TALL`, of more than 16 columns if `WIDE`.
 ///
 /// The weights pass by once for each tile of rows: the other kind of load leaves in the first cache what is read again. The order of
 /// the instructions is the fastest of those where what is multiplied has been loaded (all were tried).
@@ -120,7 +121,6 @@ pub(super) struct Rows {
 /// `WIDE`, for each of 16 groups, `stride` bytes apart.
 #[inline(always)]
 pub(super) unsafe fn step<const TALL: bool, const WIDE: bool>(
-    signed: bool,
     inputs: Rows,
     weights: *const i8,
     stride: usize,
@@ -179,11 +179,22 @@ pub(super) unsafe fn step<const TALL: bool, const WIDE: bool>(
             }
         };
     }
-    if signed {
+    if inputs.signed {
         of_size!("tdpbssd")
     } else {
         of_size!("tdpbusd")
     }
+}
+
+/// Multiplies something, whatever the registers hold, and spoils the sums.
+///
+/// # Safety
+///
+/// The unit must be prepared.
+#[inline(always)]
+pub(super) unsafe fn stay_awake() {
+    // SAFETY: only a register of the unit changes.
+    unsafe { asm!("tdpbusd tmm0, tmm4, tmm6", out("tmm0") _, options(nostack, nomem)) };
 }
 
 /// Writes the sums; rows and columns that the tile does not have are left as they are.

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::gemm_i8::ending::{Ending, Scale};
+use crate::gemm_i8::ending::{Codes, Ending, Scale};
 use crate::gemm_i8::tiled::Place;
 
 /// Fetches the lines that the tile will write: its rows are far apart, and writing them would wait for each.
@@ -60,35 +60,11 @@ pub(in crate::gemm_i8) fn finish<const ROWS: usize, const VECTORS: usize, const 
             multipliers,
             codes,
         } => {
-            let multipliers: [_; VECTORS] =
-                load_f32s::<VECTORS, FULL>(&multipliers[columns.clone()]);
-            let high = _mm512_set1_ps(codes.real_bounds().1);
-            let zero_point = _mm512_set1_epi16(codes.zero_point as i16);
-            let min = _mm512_set1_epi8(codes.min as i8);
-            // Rounded, at most the largest code, before the zero point is added.
-            let rounded = |sums: &[__m512i; VECTORS], vector: usize| {
-                let sum = _mm512_add_epi32(sums[vector], offsets[vector]);
-                let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multipliers[vector]);
-                const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-                _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_min_ps(value, high))
-            };
-            // The codes of one row, in lanes of 128 bits: four of one vector, four of the other. What is less than 16 bits hold, or
-            // an i32 does, saturates.
-            let row_codes = |sums: &[__m512i; VECTORS]| {
-                let packed = _mm512_packs_epi32(rounded(sums, 0), rounded(sums, VECTORS - 1));
-                _mm512_adds_epi16(packed, zero_point)
-            };
-            // The first vector of the first row, the second one, those of the second row.
-            let in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let multipliers = load_f32s::<VECTORS, FULL>(&multipliers[columns.clone()]);
+            let to_codes = ToCodes::new(offsets, multipliers, *codes);
             for (pair, sums) in sums.chunks(2).enumerate() {
                 let first = row + 2 * pair;
-                let (upper, lower) = (row_codes(&sums[0]), row_codes(&sums[sums.len() - 1]));
-                let bytes = _mm512_max_epi8(_mm512_packs_epi16(upper, lower), min);
-                let bytes = _mm512_permutexvar_epi32(in_order, bytes);
-                let halves = [
-                    _mm512_castsi512_si256(bytes),
-                    _mm512_extracti64x4_epi64::<1>(bytes),
-                ];
+                let halves = to_codes.rows(sums[0], sums[sums.len() - 1]);
                 for (i, half) in halves.into_iter().enumerate().take(sums.len()) {
                     store_i8::<FULL>(&mut out.row(first + i)[columns.clone()], half);
                 }
@@ -124,6 +100,72 @@ pub(in crate::gemm_i8) fn finish<const ROWS: usize, const VECTORS: usize, const 
                 }
             }
         }
+    }
+}
+
+/// How the sums of some columns become codes: in registers, made once for many rows.
+#[derive(Clone, Copy)]
+pub(in crate::gemm_i8) struct ToCodes<const VECTORS: usize> {
+    offsets: [__m512i; VECTORS],
+    multipliers: [__m512; VECTORS],
+    high: __m512,
+    zero_point: __m512i,
+    min: __m512i,
+    in_order: __m512i,
+}
+
+impl<const VECTORS: usize> ToCodes<VECTORS> {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn new(offsets: [__m512i; VECTORS], multipliers: [__m512; VECTORS], codes: Codes) -> Self {
+        Self {
+            offsets,
+            multipliers,
+            high: _mm512_set1_ps(codes.real_bounds().1),
+            zero_point: _mm512_set1_epi16(codes.zero_point as i16),
+            min: _mm512_set1_epi8(codes.min as i8),
+            // The first vector of the first row, the second one, those of the second row.
+            in_order: _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+        }
+    }
+
+    /// Those of so many columns, all of whose lanes exist.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    pub fn of_whole(offsets: &[i32], multipliers: &[f32], codes: Codes) -> Self {
+        let offsets = load_i32s::<VECTORS, true>(offsets);
+        Self::new(offsets, load_f32s::<VECTORS, true>(multipliers), codes)
+    }
+
+    /// The codes of a row, and of another.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    pub fn rows(&self, first: [__m512i; VECTORS], second: [__m512i; VECTORS]) -> [__m256i; 2] {
+        let bytes = _mm512_packs_epi16(self.row(first), self.row(second));
+        let bytes = _mm512_permutexvar_epi32(self.in_order, _mm512_max_epi8(bytes, self.min));
+        [
+            _mm512_castsi512_si256(bytes),
+            _mm512_extracti64x4_epi64::<1>(bytes),
+        ]
+    }
+
+    /// The codes of one row, in lanes of 128 bits: four of one vector, four of the other. What is less than 16 bits hold, or an i32
+    /// does, saturates.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn row(&self, sums: [__m512i; VECTORS]) -> __m512i {
+        let packed = _mm512_packs_epi32(self.rounded(sums, 0), self.rounded(sums, VECTORS - 1));
+        _mm512_adds_epi16(packed, self.zero_point)
+    }
+
+    /// Rounded, at most the largest code, before the zero point is added.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn rounded(&self, sums: [__m512i; VECTORS], vector: usize) -> __m512i {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        let sum = _mm512_add_epi32(sums[vector], self.offsets[vector]);
+        let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), self.multipliers[vector]);
+        _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_min_ps(value, self.high))
     }
 }
 
@@ -234,7 +276,7 @@ fn store_f32<const FULL: bool>(out: &mut [f32], vector: usize, value: __m512) {
 /// The first codes, as many as there are: 16 or 32 if `FULL`.
 #[target_feature(enable = "avx512bw,avx512vl")]
 #[inline]
-fn store_i8<const FULL: bool>(out: &mut [i8], codes: __m256i) {
+pub(in crate::gemm_i8) fn store_i8<const FULL: bool>(out: &mut [i8], codes: __m256i) {
     if FULL && let Some(out) = out.first_chunk_mut::<32>() {
         // SAFETY: 32 bytes.
         return unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), codes) };
