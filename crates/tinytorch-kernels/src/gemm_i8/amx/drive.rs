@@ -142,6 +142,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         let words = &mut words[(tile - first_tile) * ROWS * blocks..];
                         let words = &mut words[..height * blocks];
                         if first_panel == 0 {
+                            clear_last_step(groups, height, words);
                             // A unit that rests for more than half a microsecond wakes up slowly: as long as a panel takes.
                             let pieces = (height * k).div_ceil(task.activations.codes_in_a_rest());
                             let pieces = pieces.clamp(1, height);
@@ -157,7 +158,6 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                                 let rows = start + from..start + to;
                                 encode(&kernel.vectors, &task, rows, scratch, into.from(from));
                             }
-                            clear_beyond(groups, height, words);
                         }
                         Left::Words(words)
                     }
@@ -221,15 +221,15 @@ fn shifted(shift: i32, weight_sums: &[i32]) -> Row {
     start
 }
 
-/// Sets the words between the last group and the end of its step to 0: the weights read there are those of other columns.
-fn clear_beyond(groups: usize, height: usize, words: &mut [Block]) {
-    let (first, end) = (groups % BLOCK, groups.next_multiple_of(STEP_GROUPS) % BLOCK);
-    // A step that ends at a block's end.
-    let end = if end == 0 { BLOCK } else { end };
+/// Sets the words of the last step to 0, before those that there are are written: where a step would go on, the weights read there are
+/// those of other columns.
+fn clear_last_step(groups: usize, height: usize, words: &mut [Block]) {
     if !groups.is_multiple_of(STEP_GROUPS) {
+        let last_step = groups / STEP_GROUPS % (BLOCK / STEP_GROUPS);
         let last_block = words.len() - height;
         for block in &mut words[last_block..] {
-            block.0[first..end].fill(0);
+            let (steps, _) = block.0.as_chunks_mut::<STEP_GROUPS>();
+            steps[last_step] = [0; STEP_GROUPS];
         }
     }
 }
