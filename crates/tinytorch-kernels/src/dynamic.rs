@@ -14,8 +14,10 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
-use crate::gemm_i8::activations::{Activations, QUANTIZED_IN_A_REST};
+use crate::elementwise::{
+    BETWEEN_PAUSES, NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows,
+};
+use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
 use crate::gemm_i8::ending::{Ending, RowScale};
@@ -232,17 +234,26 @@ impl Activations for Reals<'_> {
         scratch
     }
 
-    fn codes_in_a_rest(&self) -> usize {
-        QUANTIZED_IN_A_REST
-    }
-
-    fn write(&self, rows: Range<usize>, flip: u8, mut into: RowsMut<'_>) -> bool {
+    fn write(
+        &self,
+        rows: Range<usize>,
+        flip: u8,
+        mut into: RowsMut<'_>,
+        pause: &mut dyn FnMut(),
+    ) -> bool {
         // A row whose own range was found just now is near.
         let far = self.shared.is_some() && is_far(self.x);
+        let mut since_pause = 0;
         for (index, row) in rows.enumerate() {
+            if since_pause > BETWEEN_PAUSES {
+                pause();
+                since_pause = 0;
+            }
+            // Looking for its range takes about as long as making its codes.
+            since_pause += 2 * self.k;
             let into = into.from(index);
             self.convert(row, |values, by| {
-                quantize_rows(values, values.len(), by, flip, far, into)
+                quantize_rows(values, values.len(), by, flip, far, into, pause)
             });
         }
         true

@@ -16,8 +16,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::quantize::By;
+use super::quantize::{BETWEEN_PAUSES, By};
 use crate::cpu::Vectors;
 use crate::gemm_i8::blocks::{BLOCK_CODES, RowsMut};
 use crate::gemm_i8::ending::Codes;
@@ -39,6 +40,9 @@ const LONG: usize = 2048;
 /// Values between those that are converted and those that are asked for: the CPU itself does not look beyond a page of 4 KiB,
 /// and asks too late when it enters one.
 const AHEAD: usize = 512;
+
+/// Which words are lower halves.
+const LOWER: __mmask32 = 0x5555_5555;
 
 /// Where the codes of rows go, by pieces.
 pub(super) trait Places {
@@ -62,28 +66,43 @@ impl Places for RowsMut<'_> {
     }
 }
 
-/// Writes the codes of `values`, rows of `k`. Whether all values are finite.
+/// Writes the codes of `values`, rows of `k`, and calls `pause` after every [`BETWEEN_PAUSES`] of them, about. Whether all values are
+/// finite.
 ///
 /// # Panics
 ///
-/// If the vectors are not those of AVX-512, or there are fewer places than values.
+/// If the vectors are not those of AVX-512, the values are not whole rows, or there are fewer places than values.
 pub(super) fn quantize(
     vectors: Vectors,
     values: &[f32],
     k: usize,
     by: By,
     out: &mut (impl Places + ?Sized),
+    pause: &mut dyn FnMut(),
 ) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
+    assert!(
+        values.is_empty() || values.len().is_multiple_of(k),
+        "rows of {k}"
+    );
     // Packing saturates to these bounds by itself.
     let bounded = (by.codes.min, by.codes.max) != (-128, 127);
     // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
     unsafe {
-        match (bounded, by.flip == UNSIGNED_FLIP) {
-            (false, false) => quantize_avx512::<false, false>(values, k, by, out),
-            (false, true) => quantize_avx512::<false, true>(values, k, by, out),
-            (true, false) => quantize_avx512::<true, false>(values, k, by, out),
-            (true, true) => quantize_avx512::<true, true>(values, k, by, out),
+        let vbmi = is_x86_feature_detected!("avx512vbmi");
+        match (bounded, by.flip == UNSIGNED_FLIP, vbmi) {
+            (false, false, false) => {
+                quantize_avx512::<false, false, false>(values, k, by, out, pause)
+            }
+            (false, false, true) => {
+                quantize_avx512::<false, false, true>(values, k, by, out, pause)
+            }
+            (false, true, false) => {
+                quantize_avx512::<false, true, false>(values, k, by, out, pause)
+            }
+            (false, true, true) => quantize_avx512::<false, true, true>(values, k, by, out, pause),
+            (true, false, _) => quantize_avx512::<true, false, false>(values, k, by, out, pause),
+            (true, true, _) => quantize_avx512::<true, true, false>(values, k, by, out, pause),
         }
     }
 }
@@ -91,13 +110,27 @@ pub(super) fn quantize(
 /// The flip that makes an `i8` the `u8` that is 128 more.
 const UNSIGNED_FLIP: u8 = 0x80;
 
-/// `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs nothing, because packing saturates to codes without a sign.
+/// From which byte of a vector each comes: four codes of one vector after those of another, then those of the same vector together.
+const ORDER: [u8; CODES] = {
+    let mut order = [0; CODES];
+    let mut place = 0;
+    while place < CODES {
+        let (vector, lane, code) = (place / 16, place / 4 % 4, place % 4);
+        let first = [0, 1, 8, 9][vector];
+        order[place] = (16 * lane + first + 2 * code) as u8;
+        place += 1;
+    }
+    order
+};
+
+/// `VBMI` if the CPU has the instruction that puts bytes in any order at once. `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs nothing, because packing saturates to codes without a sign.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
+fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
     values: &[f32],
     k: usize,
     by: By,
     out: &mut (impl Places + ?Sized),
+    pause: &mut dyn FnMut(),
 ) -> bool {
     const UNITS: f32 = 65536.0;
     let By {
@@ -125,17 +158,9 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
         0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,
     ));
     let in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    // SAFETY: 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
     let near = _mm512_set1_epi16(2 * MARGIN);
-    // Which words are lower halves.
-    const LOWER: __mmask32 = 0x5555_5555;
-
-    // In the last values of a row, of which codes are made with a sign.
-    let (tail_offset, tail_min, tail_max) = (
-        offset_of(codes.zero_point),
-        _mm_set1_epi8(codes.min as i8),
-        _mm_set1_epi8(codes.max as i8),
-    );
-
     // Numbers with a reciprocal of fewer digits are all divided.
     let always = if precise { 0 } else { LOWER };
 
@@ -166,8 +191,11 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
             } else {
                 _mm512_packs_epi16(upper, lower)
             };
-            let bytes = _mm512_shuffle_epi8(bytes, by_vectors);
-            let mut bytes = _mm512_permutexvar_epi32(in_order, bytes);
+            let mut bytes = if VBMI {
+                permuted(bytes, order)
+            } else {
+                _mm512_permutexvar_epi32(in_order, _mm512_shuffle_epi8(bytes, by_vectors))
+            };
             bytes = match (BOUNDED, UNSIGNED) {
                 (true, false) => _mm512_min_epi8(_mm512_max_epi8(bytes, min), max),
                 (true, true) => _mm512_min_epu8(_mm512_max_epu8(bytes, min), max),
@@ -181,10 +209,16 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
         }
         _mm512_cmplt_epu16_mask(least, near)
     };
-    for (row, values) in values.chunks(k.max(1)).enumerate() {
+    let mut since_pause = 0;
+    for (row, values) in values.chunks_exact(k.max(1)).enumerate() {
         let (pieces, rest) = values.as_chunks::<PIECE>();
         let values_of_pieces = values.len() - rest.len();
         for (group, pieces) in pieces.chunks(PIECES).enumerate() {
+            if since_pause > BETWEEN_PAUSES {
+                pause();
+                since_pause = 0;
+            }
+            since_pause += pieces.len() * PIECE;
             let first = group * PIECES * PIECE;
             let mut noted = [[0; PIECE / STEP]; PIECES];
             let mut any = always;
@@ -210,37 +244,70 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool>(
                 }
             }
         }
-        let (steps, tail) = rest.as_chunks::<STEP>();
         // At most one.
-        for values in steps {
+        for values in rest.as_chunks::<STEP>().0 {
             let places = out.places(row, values_of_pieces, STEP);
             let ties = (step(values, &mut places.as_chunks_mut().0[0]) | always) & LOWER;
             if ties != 0 && !look_again(ties, values, scale, codes, flip, places) {
                 return false;
             }
         }
-        if tail.is_empty() {
-            continue;
-        }
-        // A vector at a time.
-        let tail_out = out.places(row, values.len() - tail.len(), tail.len());
-        for (values, out) in tail.chunks(16).zip(tail_out.chunks_mut(16)) {
-            let there = u16::MAX >> (16 - values.len());
-            // SAFETY: the mask leaves out what is beyond the values.
-            let reals = unsafe { _mm512_maskz_loadu_ps(there, values.as_ptr()) };
-            let units = _mm512_cvtps_epi32(_mm512_fmadd_ps(reals, factor, tail_offset));
-            if _mm512_mask_cmplt_epu16_mask(LOWER, units, near) | always == 0 {
-                let bytes = _mm512_cvtsepi32_epi8(_mm512_srai_epi32::<16>(units));
-                let bytes = _mm_min_epi8(_mm_max_epi8(bytes, tail_min), tail_max);
-                let bytes = _mm_xor_si128(bytes, _mm512_castsi512_si128(flips));
-                // SAFETY: the mask leaves out what is beyond the codes, of which there are as many as values.
-                unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), there, bytes) };
-            } else if !by_definition(values, scale, codes, flip, out) {
-                return false;
-            }
-        }
     }
-    true
+    let end = k - k % STEP;
+    let offset = offset_of(codes.zero_point);
+    (end..k).step_by(16).all(|first| {
+        let columns = first..k.min(first + 16);
+        quantize_columns(values, k, columns, [factor, offset], always, by, out)
+    })
+}
+
+/// Writes the codes of up to 16 columns, given the factor and offset of units. Whether those values are finite.
+///
+/// Where few are left of each row this takes less time than going from the end of one to the next.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn quantize_columns(
+    values: &[f32],
+    k: usize,
+    columns: Range<usize>,
+    [factor, offset]: [__m512; 2],
+    always: u32,
+    by: By,
+    out: &mut (impl Places + ?Sized),
+) -> bool {
+    let By {
+        scale, codes, flip, ..
+    } = by;
+    let (min, max) = (
+        _mm_set1_epi8(codes.min as i8),
+        _mm_set1_epi8(codes.max as i8),
+    );
+    let flips = _mm_set1_epi8(flip.cast_signed());
+    let near = _mm512_set1_epi16(2 * MARGIN);
+    let there = u16::MAX >> (16 - columns.len());
+    let units = |values: &[f32]| {
+        // SAFETY: the mask leaves out what is beyond the values.
+        let reals = unsafe { _mm512_maskz_loadu_ps(there, values[..columns.len()].as_ptr()) };
+        _mm512_cvtps_epi32(_mm512_fmadd_ps(reals, factor, offset))
+    };
+    let ties_of = |units| _mm512_mask_cmplt_epu16_mask(LOWER, units, near) | always;
+    let mut ties = 0;
+    for (row, values) in values.chunks_exact(k).enumerate() {
+        let units = units(&values[columns.clone()]);
+        ties |= ties_of(units);
+        let bytes = _mm512_cvtsepi32_epi8(_mm512_srai_epi32::<16>(units));
+        let bytes = _mm_xor_si128(_mm_min_epi8(_mm_max_epi8(bytes, min), max), flips);
+        let places = out.places(row, columns.start, columns.len());
+        // SAFETY: the mask leaves out what is beyond the codes, of which there are as many as values.
+        unsafe { _mm_mask_storeu_epi8(places.as_mut_ptr().cast(), there, bytes) };
+    }
+    if ties == 0 {
+        return true;
+    }
+    values.chunks_exact(k).enumerate().all(|(row, values)| {
+        let values = &values[columns.clone()];
+        let places = out.places(row, columns.start, columns.len());
+        ties_of(units(values)) == 0 || by_definition(values, scale, codes, flip, places)
+    })
 }
 
 /// The upper halves of 16 numbers and of 16 others, in turns.
@@ -262,6 +329,26 @@ fn upper_halves(first: __m512i, mut second: __m512i) -> __m512i {
         );
     }
     second
+}
+
+/// Bytes in another order.
+///
+/// In assembly: whether the CPU has AVX-512 VBMI is not said by the features of this function.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn permuted(bytes: __m512i, order: __m512i) -> __m512i {
+    let result;
+    // SAFETY: one instruction on registers; `VBMI` is only true on CPUs that have it.
+    unsafe {
+        asm!(
+            "vpermb {result}, {order}, {bytes}",
+            result = lateout(zmm_reg) result,
+            order = in(zmm_reg) order,
+            bytes = in(zmm_reg) bytes,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    result
 }
 
 /// Decides by definition what may be a tie. Whether those values are finite.

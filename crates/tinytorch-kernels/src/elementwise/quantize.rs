@@ -80,6 +80,9 @@ pub(super) struct By {
     pub far: bool,
 }
 
+/// Values between two pauses: they become codes in less than half a microsecond, on a CPU whose matrix unit waits for them.
+pub(crate) const BETWEEN_PAUSES: usize = 6144;
+
 /// Whether values are so many that a second cache hardly holds them.
 pub(crate) fn is_far(values: &[f32]) -> bool {
     values.len() > 256 * 1024
@@ -88,7 +91,7 @@ pub(crate) fn is_far(values: &[f32]) -> bool {
 /// Writes the codes of rows of `k` values, with their bits in `flip` inverted, to blocks; what the last one of a row holds beyond them stays.
 ///
 /// The caller has checked `by`, and that there are as many rows and enough blocks. `far` says whether the values
-/// [are far](is_far), or belong to those that are.
+/// [are far](is_far), or belong to those that are. `pause` is called between values, about every [`BETWEEN_PAUSES`].
 pub(crate) fn quantize_rows(
     values: &[f32],
     k: usize,
@@ -96,6 +99,7 @@ pub(crate) fn quantize_rows(
     flip: u8,
     far: bool,
     mut rows: RowsMut<'_>,
+    pause: &mut dyn FnMut(),
 ) -> Result<(), NotFinite> {
     let vectors = Vectors::chosen();
     let by = By {
@@ -106,7 +110,7 @@ pub(crate) fn quantize_rows(
     };
     let all_finite = match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => avx512::quantize(vectors, values, k, by, &mut rows),
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, k, by, &mut rows, pause),
         _ => (values.chunks(k.max(1)).enumerate()).all(|(row, values)| {
             (values.chunks(BLOCK_CODES).enumerate()).all(|(block, values)| {
                 let out = &mut rows.block(row, block)[..values.len()];
@@ -141,7 +145,7 @@ pub(super) fn quantize(
     };
     let all_finite = convert(way, values, out, |values, out| match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => avx512::quantize(vectors, values, values.len(), by, out),
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, values.len(), by, out, &mut || ()),
         _ => quantize_chunks(vectors, values, by, out),
     });
     if all_finite {

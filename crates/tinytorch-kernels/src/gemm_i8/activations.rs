@@ -12,9 +12,6 @@ use super::blocks::RowsMut;
 /// Bytes of scratch memory beyond `k`: short runs are copied in pieces of a fixed size, and may write beyond their end.
 pub const SLACK: usize = 64;
 
-/// [`Activations::codes_in_a_rest`] of real values that become codes: measured on a CPU that has the unit.
-pub const QUANTIZED_IN_A_REST: usize = 7168;
-
 /// Rows of `i8` codes.
 pub trait Activations: Debug + Sync {
     /// All `k` codes of row `row`; `scratch` has room for `k + SLACK`, if they have to be gathered.
@@ -25,14 +22,16 @@ pub trait Activations: Debug + Sync {
         None
     }
 
-    /// How many codes are made while the matrix unit may rest, half a microsecond. Copying is done before that, whatever the tile.
-    fn codes_in_a_rest(&self) -> usize {
-        usize::MAX
-    }
-
     /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less
-    /// than taking each row and copying it there. Says whether it has done so.
-    fn write(&self, _rows: Range<usize>, _flip: u8, _into: RowsMut<'_>) -> bool {
+    /// than taking each row and copying it there. Says whether it has done so. If it takes long it calls `pause` now and then, at
+    /// least once in half a microsecond.
+    fn write(
+        &self,
+        _rows: Range<usize>,
+        _flip: u8,
+        _into: RowsMut<'_>,
+        _pause: &mut dyn FnMut(),
+    ) -> bool {
         false
     }
 }

@@ -10,7 +10,7 @@ use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
 use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
-use crate::gemm_i8::activations::{Activations, Matrix, QUANTIZED_IN_A_REST};
+use crate::gemm_i8::activations::{Activations, Matrix};
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
 
@@ -175,15 +175,17 @@ impl Activations for Reals<'_> {
         scratch
     }
 
-    fn codes_in_a_rest(&self) -> usize {
-        QUANTIZED_IN_A_REST
-    }
-
-    fn write(&self, rows: Range<usize>, flip: u8, into: RowsMut<'_>) -> bool {
+    fn write(
+        &self,
+        rows: Range<usize>,
+        flip: u8,
+        into: RowsMut<'_>,
+        pause: &mut dyn FnMut(),
+    ) -> bool {
         let first = rows.start * self.k;
         let values = &self.x[first..rows.end * self.k];
         let far = is_far(self.x);
-        let result = quantize_rows(values, self.k, self.by, flip, far, into);
+        let result = quantize_rows(values, self.k, self.by, flip, far, into, pause);
         self.note(first, result);
         true
     }

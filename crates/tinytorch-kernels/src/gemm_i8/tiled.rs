@@ -127,17 +127,22 @@ struct Buffers {
     blocks: Vec<Block>,
 }
 
-/// Writes the words of some rows of a task. `scratch` has room for `k + SLACK` codes.
+/// Writes the words of some rows of a task. `scratch` has room for `k + SLACK` codes; `pause` is that of [`Activations::write`].
+///
+/// [`Activations::write`]: super::activations::Activations::write
 pub(super) fn encode<K: Micro>(
     kernel: &K,
     task: &Task<'_>,
     rows: Range<usize>,
     scratch: &mut [i8],
     mut into: RowsMut<'_>,
+    pause: &mut dyn FnMut(),
 ) {
     let rows = task.first_row + rows.start..task.first_row + rows.end;
     if let Some(flip) = K::FLIP
-        && task.activations.write(rows.clone(), flip, into.from(0))
+        && task
+            .activations
+            .write(rows.clone(), flip, into.from(0), pause)
     {
         return;
     }
@@ -185,7 +190,8 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
             let (start, end) = (tile_start(tile), tile_start(tile + 1));
             let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
             let into = RowsMut::new(&mut buffers.blocks[of_tile], end - start);
-            encode(kernel, &task, start..end, &mut buffers.scratch, into);
+            let scratch = &mut buffers.scratch;
+            encode(kernel, &task, start..end, scratch, into, &mut || ());
         }
         let panel = |column: usize| {
             let first = (task.first_column + column) * groups * K::CODES;

@@ -5,8 +5,7 @@
 //! the next one.
 //!
 //! Codes that lie one row after the other, in whole steps, are multiplied where they are, as `i8`, if there are few panels: writing them
-//! elsewhere would take longer than the product gains by it. The shift by 128 that the offsets take off is then what the sums begin
-//! with.
+//! elsewhere would take longer than the product gains by it. The shift by 128 that the offsets take off is not in their sums.
 //!
 //! A tile's sums end while the unit computes those of the next (`beside.rs`).
 #![expect(
@@ -19,10 +18,11 @@ use std::cell::RefCell;
 use super::Amx;
 use super::beside::{Beside, Tile};
 use super::product::{Ahead, Left, Product, STEP_BYTES, Tail, multiply};
-use super::unit::{self, COLUMNS, ROWS, Row, STEP_GROUPS, Sums};
+use super::unit::{self, COLUMNS, ROWS, STEP_GROUPS, Sums};
 use crate::amx::Unit;
 use crate::gemm_i8::activations::SLACK;
 use crate::gemm_i8::blocks::{BLOCK, Block, CODES, RowsMut};
+use crate::gemm_i8::ending::Ending;
 use crate::gemm_i8::tiled::{Panel, encode};
 use crate::gemm_i8::{GemmI8, Task};
 
@@ -53,6 +53,8 @@ struct Buffers {
     /// Those that the unit computes, and those that end meanwhile.
     sums: [Sums; 2],
     tail: Tail,
+    /// Offsets of `i8` codes.
+    unshifted: Vec<i32>,
 }
 
 /// Computes a task.
@@ -92,6 +94,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
         blocks: words,
         sums,
         tail,
+        unshifted,
     } = buffers;
     let in_place = in_place(&task, panels);
     if in_place.is_none() {
@@ -103,16 +106,15 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
             words.resize(tiles_at_once * ROWS * blocks, Block([0; BLOCK]));
         }
     }
-    let mut begins = [Row([0; COLUMNS]); FEW_PANELS];
-    let begins = if in_place.is_some() {
+    // What `u8` codes would have added to the sums is not there to be taken off.
+    let offsets = if in_place.is_some() {
         let shift = kernel.activation_shift();
-        let sums = task.weight_sums.chunks(COLUMNS);
-        for (begin, sums) in begins.iter_mut().zip(sums) {
-            *begin = shifted(shift, sums);
-        }
-        &begins[..]
+        let shifted = task.offsets.iter().zip(task.weight_sums);
+        unshifted.clear();
+        unshifted.extend(shifted.map(|(o, &sum)| o.wrapping_add(sum.wrapping_mul(shift))));
+        unshifted.as_slice()
     } else {
-        &[]
+        task.offsets
     };
     let kept = panels_at_once == panels;
     let far = !kept || (tiles > 1 && panels * panel_bytes > FAR_BYTES);
@@ -144,20 +146,15 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         if first_panel == 0 {
                             clear_last_step(groups, height, words);
                             // A unit that rests for more than half a microsecond wakes up slowly: as long as a panel takes.
-                            let pieces = (height * k).div_ceil(task.activations.codes_in_a_rest());
-                            let pieces = pieces.clamp(1, height);
-                            let mut into = RowsMut::new(words, height);
-                            for piece in 0..pieces {
-                                let [from, to] = [piece, piece + 1].map(|i| i * height / pieces);
-                                if piece > 0 {
-                                    // SAFETY: `kernel` is the proof that the unit is there and permitted.
-                                    unsafe { unit.prepare(height) };
-                                    // SAFETY: it is prepared.
-                                    unsafe { unit::stay_awake() };
-                                }
-                                let rows = start + from..start + to;
-                                encode(&kernel.vectors, &task, rows, scratch, into.from(from));
-                            }
+                            let mut stay_awake = || {
+                                // SAFETY: `kernel` is the proof that the unit is there and permitted.
+                                unsafe { unit.prepare(height) };
+                                // SAFETY: it is prepared.
+                                unsafe { unit::stay_awake() };
+                            };
+                            let into = RowsMut::new(words, height);
+                            let vectors = &kernel.vectors;
+                            encode(vectors, &task, start..end, scratch, into, &mut stay_awake);
                         }
                         Left::Words(words)
                     }
@@ -182,11 +179,10 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                             width: this.columns,
                             groups,
                         },
-                        begin: begins.get(panel),
                         ahead: ahead(tile, first_tile),
                     };
                     let ending = &mut task.ending;
-                    let mut beside = Beside::new(ending, task.offsets, old, pending, this);
+                    let mut beside = Beside::new(ending, offsets, old, pending, this);
                     // SAFETY: the unit is prepared for this height, and the CPU has the features: `kernel` is the proof.
                     unsafe { multiply(&product, tail, new, &mut beside) };
                     pending = this;
@@ -197,7 +193,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
     }
     drop(unit);
     let (ending, next) = (&mut task.ending, Tile::default());
-    let mut last = Beside::new(ending, task.offsets, old, pending, next);
+    let mut last = Beside::new(ending, offsets, old, pending, next);
     // SAFETY: the CPU has the features: `kernel` is the proof.
     unsafe { last.advance(1, 1) };
 }
@@ -205,20 +201,13 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
 /// The codes of the task's rows, if the unit shall multiply them where they lie.
 fn in_place<'a>(task: &Task<'a>, panels: usize) -> Option<&'a [i8]> {
     let few = panels <= FEW_PANELS && (1..=FEW_INPUTS).contains(&task.k);
-    if !few || !task.k.is_multiple_of(STEP_BYTES) {
+    // Where every row has its own factor of the offsets, the shift is in it.
+    let by_rows = matches!(task.ending, Ending::Rows { .. });
+    if !few || by_rows || !task.k.is_multiple_of(STEP_BYTES) {
         return None;
     }
     let rows = task.first_row..task.first_row + task.rows();
     task.activations.in_place(rows)
-}
-
-/// What the shift of activations would have added to the sums of columns.
-fn shifted(shift: i32, weight_sums: &[i32]) -> Row {
-    let mut start = Row([0; COLUMNS]);
-    for (start, sum) in start.0.iter_mut().zip(weight_sums) {
-        *start = sum.wrapping_mul(shift);
-    }
-    start
 }
 
 /// Sets the words of the last step to 0, before those that there are are written: where a step would go on, the weights read there are

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::beside::Beside;
-use super::unit::{self, COLUMNS, LANES, ROWS, Row, Rows, STEP_GROUPS, Sums};
+use super::unit::{self, COLUMNS, LANES, ROWS, Rows, STEP_GROUPS, Sums};
 use crate::gemm_i8::blocks::{BLOCK, Block, CODES};
 use crate::gemm_i8::tiled::Panel;
 
@@ -76,8 +76,6 @@ pub(super) struct Product<'a> {
     pub rows: usize,
     pub left: Left<'a>,
     pub weights: Panel<'a>,
-    /// What the sums of each column begin with, if not with 0.
-    pub begin: Option<&'a Row>,
     pub ahead: Ahead,
 }
 
@@ -157,12 +155,7 @@ unsafe fn multiply_as<const TALL: bool, const WIDE: bool>(
         tail.0[..last.len()].copy_from_slice(last);
     }
     // SAFETY: the unit is prepared.
-    unsafe {
-        match product.begin {
-            Some(row) => unit::begin::<TALL, WIDE>(row),
-            None => unit::clear(),
-        }
-    }
+    unsafe { unit::clear() };
     let bytes_of_step = STEP_GROUPS * stride;
     // Once at least, and at one place: only then does the compiler put the work between the instructions of the unit.
     for step in 0..steps.max(1) {

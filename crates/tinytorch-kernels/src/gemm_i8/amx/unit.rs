@@ -35,11 +35,6 @@ impl Default for Sums {
     }
 }
 
-/// A row of sums.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row(pub [i32; COLUMNS]);
-
 /// Sets the sums to 0.
 ///
 /// # Safety
@@ -57,46 +52,6 @@ pub(super) unsafe fn clear() {
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             options(nostack)
         );
-    }
-}
-
-/// Sets every row of sums to this one: more than 16 rows if `TALL`, more than 16 columns if `WIDE`.
-///
-/// # Safety
-///
-/// The unit must be prepared.
-#[inline(always)]
-pub(super) unsafe fn begin<const TALL: bool, const WIDE: bool>(row: &Row) {
-    macro_rules! run {
-        ($($instruction:literal),*) => {
-            // SAFETY: only the registers of the unit change; each of their rows is read from the same line.
-            unsafe {
-                asm!(
-                    $($instruction,)*
-                    row = in(reg) row.0.as_ptr(),
-                    same = in(reg) 0_usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    options(nostack, readonly)
-                )
-            }
-        };
-    }
-    match (TALL, WIDE) {
-        (true, true) => run!(
-            "tileloadd tmm0, [{row} + {same}]",
-            "tileloadd tmm3, [{row} + {same} + 64]",
-            "tileloadd tmm2, [{row} + {same}]",
-            "tileloadd tmm1, [{row} + {same} + 64]"
-        ),
-        (true, false) => run!(
-            "tileloadd tmm0, [{row} + {same}]",
-            "tileloadd tmm2, [{row} + {same}]"
-        ),
-        (false, true) => run!(
-            "tileloadd tmm0, [{row} + {same}]",
-            "tileloadd tmm1, [{row} + {same} + 64]"
-        ),
-        (false, false) => run!("tileloadd tmm0, [{row} + {same}]"),
     }
 }
 
