@@ -88,6 +88,26 @@ impl Shapes {
 thread_local! {
     /// For how many rows the unit's registers are prepared on this thread; 0 if not at all.
     static PREPARED: Cell<usize> = const { Cell::new(0) };
+    /// How often this thread has asked to [`hold`] the unit.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Leaves the unit prepared between products, until [`let_go`].
+pub(crate) fn hold() {
+    HELD.set(HELD.get() + 1);
+}
+
+/// Takes a [`hold`] back.
+pub(crate) fn let_go() {
+    HELD.set(HELD.get() - 1);
+    release_unless_held();
+}
+
+fn release_unless_held() {
+    if HELD.get() == 0 && PREPARED.take() != 0 {
+        // SAFETY: it was prepared, so it is there.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
 }
 
 /// The unit while a thread uses it. Telling it about its registers takes a third of the time of a tile, so it is told when that
@@ -127,9 +147,33 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if PREPARED.take() != 0 {
-            // SAFETY: it was prepared, so it is there.
-            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        release_unless_held();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_released_when_nobody_holds_it_any_more() {
+        if !permitted_with(INT8) {
+            return;
         }
+        let product = |rows| {
+            let mut unit = Unit::default();
+            // SAFETY: it is there and permitted.
+            unsafe { unit.prepare(rows) };
+        };
+        product(32);
+        assert_eq!(PREPARED.get(), 0);
+        hold();
+        hold();
+        product(32);
+        product(7);
+        let_go();
+        assert_eq!(PREPARED.get(), 7);
+        let_go();
+        assert_eq!(PREPARED.get(), 0);
     }
 }

@@ -18,6 +18,7 @@ pub mod gemm_i4;
 pub mod gemm_i8;
 pub mod histogram;
 mod images_f32;
+mod in_a_row;
 mod pages;
 pub mod pool_i8;
 mod team;
@@ -41,6 +42,7 @@ pub use gemm_f32_i8::PackedInt8;
 pub use gemm_i4::PackedInt4;
 pub use gemm_i8::{GemmI8, PackedWeights, Requantize, Scale, StaticLinear, best, kernels};
 pub use images_f32::{PoolWindow, max_pool2d_f32, transpose_f32};
+pub use in_a_row::in_a_row;
 pub use pool_i8::{Pool2dShape, max_pool_i8};
 
 /// How many elements an array of these sizes has; `None` if a `usize` cannot count them.

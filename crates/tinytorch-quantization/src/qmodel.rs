@@ -12,6 +12,7 @@ use crate::extent::Extents;
 use crate::flow::Flow;
 use crate::framework::Tensor;
 use crate::graph::{self, Node};
+use crate::kernels::in_a_row;
 use crate::ledger::{Fate, Ledger};
 use crate::qlayer::QLayer;
 use crate::scheme::{CodeRange, QParams};
@@ -83,7 +84,8 @@ impl QModel {
     ///   ([`Error::TooLarge`](crate::Error::TooLarge)).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check_extent(x)?;
-        graph::run(&self.nodes, Flow::Real(x.clone()), "input")?.into_real()
+        let x = Flow::Real(x.clone());
+        in_a_row(|| graph::run(&self.nodes, x, "input"))?.into_real()
     }
 
     /// Computes the output layer by layer, by definition: slowly, and with the same codes. `[batch, ..]` to `[batch, ..]`,
