@@ -1,4 +1,4 @@
-//! Quantization on 512-bit vectors, nearly as fast as the second cache delivers the values, and dequantization.
+//! Quantization on 512-bit vectors, nearly as fast as the second cache delivers the values.
 //!
 //! In units of 2⁻¹⁶ of a step, `u = value / scale + zero_point + ½` is an `i32` whose upper half is the code and whose lower
 //! half tells how far above a tie it is. The conversion gives −2³¹ for NaN, infinities and quotients beyond ±2¹⁵: lower half 0,
@@ -14,9 +14,13 @@
     reason = "vector loads and stores, and calls that need CPU features"
 )]
 
+mod dequantize;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+pub(super) use dequantize::dequantize;
 
 use super::quantize::{BETWEEN_PAUSES, By};
 use crate::cpu::Vectors;
@@ -35,8 +39,6 @@ const STEP: usize = 2 * CODES;
 const PIECE: usize = BLOCK_CODES;
 /// Pieces after which what was noted is looked at, while their values are still in the first cache.
 const PIECES: usize = 4;
-/// Values from which it pays to begin where a cache line does.
-const LONG: usize = 2048;
 /// Values between those that are converted and those that are asked for: the CPU itself does not look beyond a page of 4 KiB,
 /// and asks too late when it enters one.
 const AHEAD: usize = 512;
@@ -411,77 +413,4 @@ fn by_definition(values: &[f32], scale: f32, codes: Codes, flip: u8, out: &mut [
 fn prefetch<T>(address: *const T) {
     // SAFETY: SSE is part of x86-64, and a prefetch of any address is allowed.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-}
-
-/// A code of one byte.
-pub(super) trait Code: Copy + Default {
-    const SIGNED: bool;
-}
-
-impl Code for i8 {
-    const SIGNED: bool = true;
-}
-
-impl Code for u8 {
-    const SIGNED: bool = false;
-}
-
-/// Dequantizes: `out = (code − zero_point) as f32 * scale`.
-///
-/// # Panics
-///
-/// If the vectors are not those of AVX-512, or the lengths differ.
-pub(super) fn dequantize<C: Code>(
-    vectors: Vectors,
-    codes: &[C],
-    scale: f32,
-    zero_point: i32,
-    out: &mut [f32],
-) {
-    assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
-    assert_eq!(codes.len(), out.len(), "one value per code");
-    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
-    unsafe { dequantize_avx512(codes, scale, zero_point, out) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn dequantize_avx512<C: Code>(codes: &[C], scale: f32, zero_point: i32, out: &mut [f32]) {
-    let (scales, zeros) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero_point));
-    let step = |codes: &[C; 16], out: &mut [f32; 16]| {
-        // SAFETY: a reference to 16 codes of a byte.
-        let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-        let codes = if C::SIGNED {
-            _mm512_cvtepi8_epi32(codes)
-        } else {
-            _mm512_cvtepu8_epi32(codes)
-        };
-        let reals = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(codes, zeros)), scales);
-        // SAFETY: a reference to 16 values.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), reals) };
-    };
-    let few = |codes: &[C], out: &mut [f32]| {
-        let (mut filled, mut filled_out) = ([C::default(); 16], [0.0; 16]);
-        filled[..codes.len()].copy_from_slice(codes);
-        step(&filled, &mut filled_out);
-        out.copy_from_slice(&filled_out[..codes.len()]);
-    };
-    // A vector written across two cache lines takes as long as two: worth a step for the first values, if many follow.
-    let head = match out.len() {
-        LONG.. => out.as_ptr().align_offset(64).min(15),
-        _ => 0,
-    };
-    let (codes_head, codes) = codes.split_at(head);
-    let (out_head, out) = out.split_at_mut(head);
-    few(codes_head, out_head);
-    let (lines, tail) = codes.as_chunks::<CODES>();
-    let (out_lines, out_tail) = out.as_chunks_mut::<CODES>();
-    for (codes, out) in lines.iter().zip(out_lines) {
-        prefetch(codes.as_ptr().wrapping_add(4 * AHEAD));
-        for (codes, out) in codes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-            step(codes, out);
-        }
-    }
-    for (codes, out) in tail.chunks(16).zip(out_tail.chunks_mut(16)) {
-        few(codes, out);
-    }
 }

@@ -281,3 +281,46 @@ fn long_slices_give_what_short_ones_do_and_report_the_first_value_that_has_no_co
         }
     });
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_conversion_that_takes_long_pauses() {
+    use super::quantize::{BETWEEN_PAUSES, quantize_rows};
+    use crate::gemm_i8::blocks::{BLOCK_CODES, Block, RowsMut};
+
+    // Only CPUs with these vectors have a matrix unit, for which pauses are.
+    if !matches!(Vectors::chosen(), Vectors::Avx512(_)) {
+        return;
+    }
+    let by = Quantize {
+        scale: 1.0,
+        zero_point: 0,
+        min: -128,
+        max: 127,
+    };
+    for (rows, k) in [
+        (1_usize, 784_usize),
+        (7, 784),
+        (32, 784),
+        (32, 2048),
+        (3, 20_000),
+    ] {
+        let mut blocks = vec![Block([0; 64]); rows * k.div_ceil(BLOCK_CODES)];
+        let mut pauses = 0;
+        let into = RowsMut::new(&mut blocks, rows);
+        let values = vec![3.0; rows * k];
+        quantize_rows(&values, k, by, 0, false, into, &mut || pauses += 1).expect("finite");
+        // The loop looks after pieces of 1024 values of a row, or what is left of it.
+        let (most, least) = (
+            rows * k / BETWEEN_PAUSES,
+            rows * k / (BETWEEN_PAUSES + 1024),
+        );
+        let expected = least.saturating_sub(1)..=most;
+        assert!(expected.contains(&pauses), "{pauses} for {rows} x {k}");
+        assert!(
+            blocks[0].codes_mut()[..k.min(BLOCK_CODES)]
+                .iter()
+                .all(|&code| code == 3)
+        );
+    }
+}

@@ -191,6 +191,20 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_its_rows_and_columns() {
+        let mut data: Vec<i32> = (0..20).collect();
+        let mut whole = BlockMut::new(&mut data, 4, 1, 4, 5);
+        assert_eq!(whole.row_stride(), 5);
+        let mut part = whole.part(1..3, 2..4);
+        assert_eq!((part.rows(), part.columns()), (2, 2));
+        assert_eq!(part.row(0), [8, 9]);
+        assert_eq!(part.row(1), [13, 14]);
+        assert_refused("1..5 x 0..1 of [4, 4]", || {
+            whole.part(1..5, 0..1);
+        });
+    }
+
+    #[test]
     fn a_block_whose_size_wraps_is_refused() {
         // 2⁴⁴ rows 2²⁰ apart: 2⁶⁴ elements.
         assert_refused("do not fit 0 elements", || {

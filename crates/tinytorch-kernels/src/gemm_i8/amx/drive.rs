@@ -14,6 +14,7 @@
 )]
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::Amx;
 use super::beside::{Beside, Tile};
@@ -72,23 +73,16 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
         task.first_column.is_multiple_of(COLUMNS),
         "work is divided at whole panels"
     );
-    let groups = k.div_ceil(CODES);
-    let blocks = groups.div_ceil(BLOCK);
-    let panel_bytes = groups * COLUMNS * CODES;
-    let panels = columns.div_ceil(COLUMNS);
-    let panels_at_once = if panels * panel_bytes <= KEPT_BYTES {
-        panels
-    } else {
-        (GROUP_BYTES / panel_bytes).clamp(1, panels)
-    };
-    // Rows are divided evenly: 33 rows are 17 and 16, not 32 and 1, which would leave most of the second tile idle.
-    let tiles = rows.div_ceil(ROWS);
-    let tile_start = |tile: usize| tile * rows / tiles;
-    let tiles_at_once = if panels_at_once == panels {
-        1
-    } else {
-        (BUFFER_BYTES / (ROWS * blocks * size_of::<Block>()).max(1)).clamp(1, tiles)
-    };
+    let order = Order::of(rows, columns, k);
+    let Order {
+        groups,
+        blocks,
+        tiles,
+        tiles_at_once,
+        panels,
+        panels_at_once,
+        ..
+    } = order;
     let Buffers {
         scratch,
         blocks: words,
@@ -116,17 +110,6 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
     } else {
         task.offsets
     };
-    let kept = panels_at_once == panels;
-    let far = !kept || (tiles > 1 && panels * panel_bytes > FAR_BYTES);
-    let ahead = |tile, first_tile| {
-        if far && tile == if kept { 0 } else { first_tile } {
-            Ahead::Far
-        } else if !kept || k > KEPT_INPUTS {
-            Ahead::Near
-        } else {
-            Ahead::Nothing
-        }
-    };
     let mut unit = Unit::default();
     // The tile whose sums, the old ones, have to end.
     let mut pending = Tile::default();
@@ -136,10 +119,10 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
         for first_panel in (0..panels).step_by(panels_at_once) {
             let last_panel = panels.min(first_panel + panels_at_once);
             for tile in first_tile..last_tile {
-                let (start, end) = (tile_start(tile), tile_start(tile + 1));
-                let height = end - start;
+                let these = order.rows_of(tile);
+                let height = these.len();
                 let left = match in_place {
-                    Some(codes) => Left::InPlace(&codes[start * k..end * k]),
+                    Some(codes) => Left::InPlace(&codes[these.start * k..these.end * k]),
                     None => {
                         let words = &mut words[(tile - first_tile) * ROWS * blocks..];
                         let words = &mut words[..height * blocks];
@@ -154,7 +137,8 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                             };
                             let into = RowsMut::new(words, height);
                             let vectors = &kernel.vectors;
-                            encode(vectors, &task, start..end, scratch, into, &mut stay_awake);
+                            let these = these.clone();
+                            encode(vectors, &task, these, scratch, into, &mut stay_awake);
                         }
                         Left::Words(words)
                     }
@@ -165,7 +149,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                 for panel in first_panel..last_panel {
                     let column = panel * COLUMNS;
                     let this = Tile {
-                        row: start,
+                        row: these.start,
                         rows: height,
                         column,
                         columns: COLUMNS.min(columns - column),
@@ -179,7 +163,7 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                             width: this.columns,
                             groups,
                         },
-                        ahead: ahead(tile, first_tile),
+                        ahead: order.ahead(tile, first_tile),
                     };
                     let ending = &mut task.ending;
                     let mut beside = Beside::new(ending, offsets, old, pending, this);
@@ -196,6 +180,69 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
     let mut last = Beside::new(ending, offsets, old, pending, next);
     // SAFETY: the CPU has the features: `kernel` is the proof.
     unsafe { last.advance(1, 1) };
+}
+
+/// In which order tiles and panels are multiplied.
+#[derive(Clone, Copy)]
+struct Order {
+    rows: usize,
+    k: usize,
+    /// Groups of inputs, and blocks of words, of each row.
+    groups: usize,
+    blocks: usize,
+    tiles: usize,
+    /// Tiles whose codes are kept at once.
+    tiles_at_once: usize,
+    panels: usize,
+    /// Panels that are multiplied with all those tiles before the next ones.
+    panels_at_once: usize,
+}
+
+impl Order {
+    fn of(rows: usize, columns: usize, k: usize) -> Self {
+        let groups = k.div_ceil(CODES);
+        let blocks = groups.div_ceil(BLOCK);
+        let panel_bytes = groups * COLUMNS * CODES;
+        let (tiles, panels) = (rows.div_ceil(ROWS), columns.div_ceil(COLUMNS));
+        let [tiles_at_once, panels_at_once] = if panels * panel_bytes <= KEPT_BYTES {
+            [1, panels]
+        } else {
+            let tile_bytes = ROWS * blocks * size_of::<Block>();
+            [
+                (BUFFER_BYTES / tile_bytes).clamp(1, tiles),
+                (GROUP_BYTES / panel_bytes).clamp(1, panels),
+            ]
+        };
+        Self {
+            rows,
+            k,
+            groups,
+            blocks,
+            tiles,
+            tiles_at_once,
+            panels,
+            panels_at_once,
+        }
+    }
+
+    /// Rows are divided evenly: 33 rows are 17 and 16, not 32 and 1, which would leave most of the second tile idle.
+    fn rows_of(&self, tile: usize) -> Range<usize> {
+        tile * self.rows / self.tiles..(tile + 1) * self.rows / self.tiles
+    }
+
+    /// Which weights are asked for while `tile` is multiplied, of those that follow `first_tile`.
+    fn ahead(&self, tile: usize, first_tile: usize) -> Ahead {
+        let kept = self.panels_at_once == self.panels;
+        let bytes = self.panels * self.groups * COLUMNS * CODES;
+        let far = !kept || (self.tiles > 1 && bytes > FAR_BYTES);
+        if far && tile == if kept { 0 } else { first_tile } {
+            Ahead::Far
+        } else if !kept || self.k > KEPT_INPUTS {
+            Ahead::Near
+        } else {
+            Ahead::Nothing
+        }
+    }
 }
 
 /// The codes of the task's rows, if the unit shall multiply them where they lie.
