@@ -111,7 +111,7 @@ fn release_unless_held() {
 }
 
 /// The unit while a thread uses it. Telling it about its registers takes a third of the time of a tile, so it is told when that
-/// changes, and released when all is done: then the system need not save its registers any more.
+/// changes, and released when all is done, unless the thread [holds](hold) it: then the system need not save its registers any more.
 #[derive(Debug, Default)]
 pub(crate) struct Unit {
     _not_send: PhantomData<*const ()>,
@@ -119,7 +119,7 @@ pub(crate) struct Unit {
 
 impl Unit {
     /// Prepares tiles of `rows` rows, at most 32. Nothing else may use the unit between this and the last instruction for the tile:
-    /// another product on this thread leaves it without registers.
+    /// another product on this thread leaves it without registers, or with those of other tiles.
     ///
     /// # Safety
     ///
@@ -175,5 +175,20 @@ mod tests {
         assert_eq!(PREPARED.get(), 7);
         let_go();
         assert_eq!(PREPARED.get(), 0);
+    }
+
+    #[test]
+    fn it_is_released_when_what_held_it_panics() {
+        if !permitted_with(INT8) {
+            return;
+        }
+        let panics = || {
+            let mut unit = Unit::default();
+            // SAFETY: it is there and permitted.
+            unsafe { unit.prepare(9) };
+            panic!("as a product might");
+        };
+        std::panic::catch_unwind(|| crate::in_a_row(panics)).expect_err("it panics");
+        assert_eq!((PREPARED.get(), HELD.get()), (0, 0));
     }
 }

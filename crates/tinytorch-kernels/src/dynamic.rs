@@ -249,8 +249,12 @@ impl Activations for Reals<'_> {
                 pause();
                 since_pause = 0;
             }
-            // Looking for its range takes about as long as making its codes.
-            since_pause += 2 * self.k;
+            // Looking for a row's range takes about as long as making its codes.
+            since_pause += if self.shared.is_some() {
+                self.k
+            } else {
+                2 * self.k
+            };
             let into = into.from(index);
             self.convert(row, |values, by| {
                 quantize_rows(values, values.len(), by, flip, far, into, pause)

@@ -78,8 +78,8 @@ impl Clone for CodeMemory {
 impl Drop for CodeMemory {
     fn drop(&mut self) {
         let memory = mem::take(&mut self.memory);
-        // What came from elsewhere would not be asked for again.
-        if memory.len() == self.len || memory.capacity() > MOST_BYTES {
+        // What came from elsewhere would not be asked for again, and none need no memory.
+        if memory.len() == self.len || self.len == 0 || memory.capacity() > MOST_BYTES {
             return;
         }
         // A thread that ends keeps nothing.

@@ -89,9 +89,10 @@ pub(super) fn quantize(
     );
     // Packing saturates to these bounds by itself.
     let bounded = (by.codes.min, by.codes.max) != (-128, 127);
-    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features.
+    let vbmi = is_x86_feature_detected!("avx512vbmi");
+    // SAFETY: `Vectors::Avx512` is only made on CPUs that have these features, and VBMI was asked for. Bounds are rare: they do without it,
+    // for less code.
     unsafe {
-        let vbmi = is_x86_feature_detected!("avx512vbmi");
         match (bounded, by.flip == UNSIGNED_FLIP, vbmi) {
             (false, false, false) => {
                 quantize_avx512::<false, false, false>(values, k, by, out, pause)
@@ -112,7 +113,7 @@ pub(super) fn quantize(
 /// The flip that makes an `i8` the `u8` that is 128 more.
 const UNSIGNED_FLIP: u8 = 0x80;
 
-/// From which byte of a vector each comes: four codes of one vector after those of another, then those of the same vector together.
+/// From which byte each code comes, in the order of the values: packing left four codes of each vector in every lane.
 const ORDER: [u8; CODES] = {
     let mut order = [0; CODES];
     let mut place = 0;
@@ -125,9 +126,14 @@ const ORDER: [u8; CODES] = {
     order
 };
 
-/// `VBMI` if the CPU has the instruction that puts bytes in any order at once. `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs nothing, because packing saturates to codes without a sign.
+/// As [`quantize`]. `BOUNDED` if the codes have other bounds than an `i8`. `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs
+/// nothing, because packing saturates to codes without a sign. With `VBMI` bytes are put in order by one instruction.
+///
+/// # Safety
+///
+/// With `VBMI` the CPU must have AVX-512 VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
+unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
     values: &[f32],
     k: usize,
     by: By,
@@ -194,7 +200,8 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
                 _mm512_packs_epi16(upper, lower)
             };
             let mut bytes = if VBMI {
-                permuted(bytes, order)
+                // SAFETY: the CPU has VBMI, by the caller.
+                unsafe { permuted(bytes, order) }
             } else {
                 _mm512_permutexvar_epi32(in_order, _mm512_shuffle_epi8(bytes, by_vectors))
             };
@@ -211,16 +218,12 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
         }
         _mm512_cmplt_epu16_mask(least, near)
     };
-    let mut since_pause = 0;
+    let mut pauses = Pauses { pause, since: 0 };
     for (row, values) in values.chunks_exact(k.max(1)).enumerate() {
         let (pieces, rest) = values.as_chunks::<PIECE>();
         let values_of_pieces = values.len() - rest.len();
         for (group, pieces) in pieces.chunks(PIECES).enumerate() {
-            if since_pause > BETWEEN_PAUSES {
-                pause();
-                since_pause = 0;
-            }
-            since_pause += pieces.len() * PIECE;
+            pauses.before(pieces.len() * PIECE);
             let first = group * PIECES * PIECE;
             let mut noted = [[0; PIECE / STEP]; PIECES];
             let mut any = always;
@@ -248,6 +251,7 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
         }
         // At most one.
         for values in rest.as_chunks::<STEP>().0 {
+            pauses.before(STEP);
             let places = out.places(row, values_of_pieces, STEP);
             let ties = (step(values, &mut places.as_chunks_mut().0[0]) | always) & LOWER;
             if ties != 0 && !look_again(ties, values, scale, codes, flip, places) {
@@ -259,13 +263,33 @@ fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI: bool>(
     let offset = offset_of(codes.zero_point);
     (end..k).step_by(16).all(|first| {
         let columns = first..k.min(first + 16);
+        pauses.before(values.len() / k * columns.len());
         quantize_columns(values, k, columns, [factor, offset], always, by, out)
     })
 }
 
+/// Calls `pause` now and then.
+struct Pauses<'p> {
+    pause: &'p mut dyn FnMut(),
+    /// Values since the last time.
+    since: usize,
+}
+
+impl Pauses<'_> {
+    /// Before so many values become codes.
+    #[inline(always)]
+    fn before(&mut self, values: usize) {
+        if self.since > BETWEEN_PAUSES {
+            (self.pause)();
+            self.since = 0;
+        }
+        self.since += values;
+    }
+}
+
 /// Writes the codes of up to 16 columns, given the factor and offset of units. Whether those values are finite.
 ///
-/// Where few are left of each row this takes less time than going from the end of one to the next.
+/// For the few values at the end of each row: all rows share the masks, and no row waits for the end of another.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn quantize_columns(
     values: &[f32],
@@ -335,12 +359,16 @@ fn upper_halves(first: __m512i, mut second: __m512i) -> __m512i {
 
 /// Bytes in another order.
 ///
-/// In assembly: whether the CPU has AVX-512 VBMI is not said by the features of this function.
+/// In assembly: the features that its callers have do not name the one it needs.
+///
+/// # Safety
+///
+/// The CPU must have AVX-512 VBMI.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn permuted(bytes: __m512i, order: __m512i) -> __m512i {
+unsafe fn permuted(bytes: __m512i, order: __m512i) -> __m512i {
     let result;
-    // SAFETY: one instruction on registers; `VBMI` is only true on CPUs that have it.
+    // SAFETY: one instruction on registers, which the CPU has, by the caller.
     unsafe {
         asm!(
             "vpermb {result}, {order}, {bytes}",

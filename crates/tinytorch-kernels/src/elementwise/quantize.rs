@@ -91,7 +91,8 @@ pub(crate) fn is_far(values: &[f32]) -> bool {
 /// Writes the codes of rows of `k` values, with their bits in `flip` inverted, to blocks; what the last one of a row holds beyond them stays.
 ///
 /// The caller has checked `by`, and that there are as many rows and enough blocks. `far` says whether the values
-/// [are far](is_far), or belong to those that are. `pause` is called between values, about every [`BETWEEN_PAUSES`].
+/// [are far](is_far), or belong to those that are. `pause` is called after about every [`BETWEEN_PAUSES`] values, by the vectors of CPUs
+/// that may have a matrix unit, for which it is.
 pub(crate) fn quantize_rows(
     values: &[f32],
     k: usize,

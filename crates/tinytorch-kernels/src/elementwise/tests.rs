@@ -2,11 +2,12 @@
 
 use super::blocks::Way;
 use super::dequantize::{dequantize, from_signed, from_unsigned};
-use super::quantize::quantize;
+use super::quantize::{quantize, quantize_rows};
 use super::range::range_of_lanes;
 use super::requantize::requantize_rows;
 use super::*;
 use crate::cpu::Vectors;
+use crate::gemm_i8::blocks::{BLOCK_CODES, Block, RowsMut};
 use crate::gemm_i8::{Requantize, scalar};
 use crate::testing::{Random, pool};
 
@@ -285,8 +286,7 @@ fn long_slices_give_what_short_ones_do_and_report_the_first_value_that_has_no_co
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_conversion_that_takes_long_pauses() {
-    use super::quantize::{BETWEEN_PAUSES, quantize_rows};
-    use crate::gemm_i8::blocks::{BLOCK_CODES, Block, RowsMut};
+    use super::quantize::BETWEEN_PAUSES;
 
     // Only CPUs with these vectors have a matrix unit, for which pauses are.
     if !matches!(Vectors::chosen(), Vectors::Avx512(_)) {
@@ -300,6 +300,8 @@ fn a_conversion_that_takes_long_pauses() {
     };
     for (rows, k) in [
         (1_usize, 784_usize),
+        (32, 255),
+        (32, 383),
         (7, 784),
         (32, 784),
         (32, 2048),
@@ -322,5 +324,58 @@ fn a_conversion_that_takes_long_pauses() {
                 .iter()
                 .all(|&code| code == 3)
         );
+    }
+}
+
+#[test]
+fn rows_become_codes_wherever_they_end() {
+    let random = &mut Random::new(12);
+    for rows in [1, 2, 17, 32] {
+        for k in [1_usize, 15, 16, 17, 127, 128, 129, 255, 256, 300, 1040] {
+            let mut values: Vec<f32> = (0..rows * k)
+                .map(|_| 90.0 * (random.unit() - 0.5))
+                .collect();
+            // Ties in the last columns of one row.
+            let end = (rows / 2 + 1) * k;
+            for (i, value) in values[..end].iter_mut().rev().take(k.min(5)).enumerate() {
+                *value = 0.25 * (i as f32 + 0.5);
+            }
+            for (min, max) in [(-128, 127), (-100, 90)] {
+                let by = Quantize {
+                    scale: 0.25,
+                    zero_point: -7,
+                    min,
+                    max,
+                };
+                for flip in [0, 0x80] {
+                    let number = k.div_ceil(BLOCK_CODES);
+                    let mut blocks = vec![Block([0x5a5a_5a5a; 64]); rows * number];
+                    let mut convert = |values: &[f32]| {
+                        let into = RowsMut::new(&mut blocks, rows);
+                        quantize_rows(values, k, by, flip, false, into, &mut || ())
+                    };
+                    assert_eq!(convert(&values), Ok(()));
+                    // The only one that has no code is the last.
+                    let mut bad = values.clone();
+                    bad[rows * k - 1] = f32::INFINITY;
+                    let (index, value) = (rows * k - 1, f32::INFINITY);
+                    assert_eq!(convert(&bad), Err(NotFinite { index, value }));
+                    assert_eq!(convert(&values), Ok(()));
+                    let mut into = RowsMut::new(&mut blocks, rows);
+                    for (row, values) in values.chunks(k).enumerate() {
+                        for block in 0..number {
+                            let values = &values[block * BLOCK_CODES..];
+                            let codes = into.block(row, block);
+                            for (i, &code) in codes.iter().enumerate() {
+                                let expected = values.get(i).map_or(0x5a, |&value| {
+                                    quantize_scalar(value, by).cast_unsigned() ^ flip
+                                });
+                                assert_eq!(code, expected, "{row}, {block}, {i} of {rows} x {k}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }

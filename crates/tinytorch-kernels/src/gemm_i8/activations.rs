@@ -23,8 +23,8 @@ pub trait Activations: Debug + Sync {
     }
 
     /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less
-    /// than taking each row and copying it there. Says whether it has done so. If it takes long it calls `pause` now and then, at
-    /// least once in half a microsecond.
+    /// than taking each row and copying it there. Says whether it has done so. If it takes long it calls `pause` now and then, about
+    /// every half microsecond.
     fn write(
         &self,
         _rows: Range<usize>,

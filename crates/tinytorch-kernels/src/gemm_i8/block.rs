@@ -1,7 +1,7 @@
 //! A rectangle of a row-major matrix that is written by one thread while others write the rest.
 //!
 //! `&mut [T]` cannot be divided by columns: the rows of the two halves interleave. This view can, and stays safe: two
-//! blocks are only ever made by dividing one, so no element belongs to both.
+//! blocks are only ever made by dividing one, so no element belongs to both; or by lending a part of one, which is not to be used meanwhile.
 #![expect(
     unsafe_code,
     reason = "a view divided by columns is disjoint in a way that slices cannot express"

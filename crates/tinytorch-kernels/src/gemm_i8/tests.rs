@@ -1,10 +1,13 @@
 //! Agreement: every kernel of this CPU against the definitions, bit for bit.
 
-use super::activations::Matrix;
+use std::ops::Range;
+
+use super::activations::{Matrix, SLACK};
+use super::blocks::{BLOCK_CODES, RowsMut};
 use super::scalar::{gemm_i8_scalar, requantize, scale};
 use super::*;
-use crate::Dims;
 use crate::testing::{Random, assert_refused, pool};
+use crate::{Dims, in_a_row};
 
 /// One product with all three endings, by the definitions and by every kernel.
 fn assert_kernels_agree(
@@ -137,6 +140,26 @@ impl Activations for Asking<'_> {
         assert!(sums.iter().all(|&sum| sum == 3 * self.other.k() as i32));
         self.rows.row(row, scratch)
     }
+
+    fn write(
+        &self,
+        rows: Range<usize>,
+        flip: u8,
+        mut into: RowsMut<'_>,
+        pause: &mut dyn FnMut(),
+    ) -> bool {
+        let mut scratch = vec![0; self.rows.k + SLACK];
+        for (index, row) in rows.enumerate() {
+            let codes = self.row(row, &mut scratch);
+            for (block, codes) in codes.chunks(BLOCK_CODES).enumerate() {
+                for (to, &code) in into.block(index, block).iter_mut().zip(codes) {
+                    *to = code.cast_unsigned() ^ flip;
+                }
+            }
+            pause();
+        }
+        true
+    }
 }
 
 #[test]
@@ -158,10 +181,14 @@ fn activations_may_compute_a_product_of_their_own() {
             rows: Matrix { data: &a, k },
             other: &other,
         };
-        let mut sums = vec![0; m * n];
-        let out = block::BlockMut::new(&mut sums, m, 0, n, n);
-        packed.run(m, &asking, 0, &[], Ending::Sums(out));
-        assert_eq!(sums, expected, "{}", kernel.name());
+        let run = || {
+            let mut sums = vec![0; m * n];
+            let out = block::BlockMut::new(&mut sums, m, 0, n, n);
+            packed.run(m, &asking, 0, &[], Ending::Sums(out));
+            assert_eq!(sums, expected, "{}", kernel.name());
+        };
+        run();
+        in_a_row(run);
     }
 }
 

@@ -5,7 +5,7 @@
 //! the next one.
 //!
 //! Codes that lie one row after the other, in whole steps, are multiplied where they are, as `i8`, if there are few panels: writing them
-//! elsewhere would take longer than the product gains by it. The shift by 128 that the offsets take off is not in their sums.
+//! elsewhere would take longer than the product gains by it. Their sums are without the shift by 128, so the offsets must not take it off.
 //!
 //! A tile's sums end while the unit computes those of the next (`beside.rs`).
 #![expect(
@@ -42,6 +42,7 @@ const KEPT_INPUTS: usize = 1024;
 const FEW_PANELS: usize = 4;
 /// Inputs up to which they are: rows that are a page apart share a set of the first cache.
 const FEW_INPUTS: usize = 2048;
+
 thread_local! {
     /// Kept between calls: fresh ones would cost page faults each time.
     static BUFFERS: RefCell<Box<Buffers>> = RefCell::default();
@@ -257,8 +258,7 @@ fn in_place<'a>(task: &Task<'a>, panels: usize) -> Option<&'a [i8]> {
     task.activations.in_place(rows)
 }
 
-/// Sets the words of the last step to 0, before those that there are are written: where a step would go on, the weights read there are
-/// those of other columns.
+/// Sets the words of the last step to 0, before codes are written there. Where they end the step goes on, with weights of other columns.
 fn clear_last_step(groups: usize, height: usize, words: &mut [Block]) {
     if !groups.is_multiple_of(STEP_GROUPS) {
         let last_step = groups / STEP_GROUPS % (BLOCK / STEP_GROUPS);
