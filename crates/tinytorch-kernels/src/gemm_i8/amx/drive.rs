@@ -129,13 +129,17 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                         let words = &mut words[..height * blocks];
                         if first_panel == 0 {
                             clear_last_step(groups, height, words);
-                            // A unit that rests for more than half a microsecond wakes up slowly: as long as a panel takes.
+                            // A unit that rests for more than half a microsecond wakes up slowly: as long as a panel takes. After a
+                            // product shortly before, of another layer perhaps, it is still awake.
                             let mut stay_awake = || {
                                 // SAFETY: `kernel` is the proof that the unit is there and permitted.
                                 unsafe { unit.prepare(height) };
                                 // SAFETY: it is prepared.
                                 unsafe { unit::stay_awake() };
                             };
+                            if tile == 0 {
+                                stay_awake();
+                            }
                             let into = RowsMut::new(words, height);
                             let vectors = &kernel.vectors;
                             let these = these.clone();
