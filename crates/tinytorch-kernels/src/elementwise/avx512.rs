@@ -73,7 +73,8 @@ impl Places for RowsMut<'_> {
 ///
 /// # Panics
 ///
-/// If the vectors are not those of AVX-512, the values are not whole rows, or there are fewer places than values.
+/// If the vectors are not those of AVX-512, the values are not whole rows, the flip is that of neither kind of code, or there are fewer
+/// places than values.
 pub(super) fn quantize(
     vectors: Vectors,
     values: &[f32],
@@ -87,6 +88,7 @@ pub(super) fn quantize(
         values.is_empty() || values.len().is_multiple_of(k),
         "rows of {k}"
     );
+    assert!([0, UNSIGNED_FLIP].contains(&by.flip), "codes are i8 or u8");
     // Packing saturates to these bounds by itself.
     let bounded = (by.codes.min, by.codes.max) != (-128, 127);
     let vbmi = is_x86_feature_detected!("avx512vbmi");
@@ -126,8 +128,8 @@ const ORDER: [u8; CODES] = {
     order
 };
 
-/// As [`quantize`]. `BOUNDED` if the codes have other bounds than an `i8`. `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`]: then it costs
-/// nothing, because packing saturates to codes without a sign. With `VBMI` bytes are put in order by one instruction.
+/// As [`quantize`]. `BOUNDED` if the codes have other bounds than an `i8`. `UNSIGNED` if `flip` is [`UNSIGNED_FLIP`], and
+/// not 0: packing saturates to codes without a sign by itself. With `VBMI` bytes are put in order by one instruction.
 ///
 /// # Safety
 ///
@@ -160,7 +162,6 @@ unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI:
         _mm512_set1_epi8((codes.min + shift) as i8),
         _mm512_set1_epi8((codes.max + shift) as i8),
     );
-    let flips = _mm512_set1_epi8(flip.cast_signed());
     // Four codes of one vector after those of another; then those of the same vector together.
     let by_vectors = _mm512_broadcast_i32x4(_mm_setr_epi8(
         0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,
@@ -210,9 +211,6 @@ unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI:
                 (true, true) => _mm512_min_epu8(_mm512_max_epu8(bytes, min), max),
                 (false, _) => bytes,
             };
-            if !UNSIGNED {
-                bytes = _mm512_xor_si512(bytes, flips);
-            }
             // SAFETY: a reference to 64 bytes.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), bytes) };
         }
