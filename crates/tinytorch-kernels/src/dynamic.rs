@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::elements;
 use crate::elementwise::{
-    BETWEEN_PAUSES, NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows,
+    NotFinite, Pauses, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows,
 };
 use crate::gemm_i8::activations::Activations;
 use crate::gemm_i8::block::BlockMut;
@@ -239,25 +239,18 @@ impl Activations for Reals<'_> {
         rows: Range<usize>,
         flip: u8,
         mut into: RowsMut<'_>,
-        pause: &mut dyn FnMut(),
+        pauses: &mut Pauses<'_>,
     ) -> bool {
         // A row whose own range was found just now is near.
         let far = self.shared.is_some() && is_far(self.x);
-        let mut since_pause = 0;
         for (index, row) in rows.enumerate() {
-            if since_pause > BETWEEN_PAUSES {
-                pause();
-                since_pause = 0;
+            if self.shared.is_none() {
+                // Its range is looked for first.
+                pauses.before(self.k);
             }
-            // Looking for a row's range takes about as long as making its codes.
-            since_pause += if self.shared.is_some() {
-                self.k
-            } else {
-                2 * self.k
-            };
             let into = into.from(index);
             self.convert(row, |values, by| {
-                quantize_rows(values, values.len(), by, flip, far, into, pause)
+                quantize_rows(values, values.len(), by, flip, far, into, pauses)
             });
         }
         true

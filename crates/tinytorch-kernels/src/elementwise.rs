@@ -18,7 +18,7 @@ use std::fmt;
 use crate::gemm_i8::ending::Codes;
 
 pub use dequantize::{dequantize_i8_f32, dequantize_u8_f32};
-pub(crate) use quantize::{BETWEEN_PAUSES, is_far, quantize_rows};
+pub(crate) use quantize::{Pauses, is_far, quantize_rows};
 pub use quantize::{quantize_f32_i8, quantize_f32_u8};
 pub use range::min_max;
 pub use requantize::requantize_i32_i8;

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 pub(super) use dequantize::dequantize;
 
-use super::quantize::{BETWEEN_PAUSES, By};
+use super::quantize::{By, Pauses};
 use crate::cpu::Vectors;
 use crate::gemm_i8::blocks::{BLOCK_CODES, RowsMut};
 use crate::gemm_i8::ending::Codes;
@@ -68,8 +68,7 @@ impl Places for RowsMut<'_> {
     }
 }
 
-/// Writes the codes of `values`, rows of `k`, and calls `pause` after every [`BETWEEN_PAUSES`] of them, about. Whether all values are
-/// finite.
+/// Writes the codes of `values`, rows of `k`, and tells `pauses` of them. Whether all values are finite.
 ///
 /// # Panics
 ///
@@ -81,7 +80,7 @@ pub(super) fn quantize(
     k: usize,
     by: By,
     out: &mut (impl Places + ?Sized),
-    pause: &mut dyn FnMut(),
+    pauses: &mut Pauses<'_>,
 ) -> bool {
     assert!(matches!(vectors, Vectors::Avx512(_)), "needs AVX-512");
     assert!(
@@ -97,17 +96,17 @@ pub(super) fn quantize(
     unsafe {
         match (bounded, by.flip == UNSIGNED_FLIP, vbmi) {
             (false, false, false) => {
-                quantize_avx512::<false, false, false>(values, k, by, out, pause)
+                quantize_avx512::<false, false, false>(values, k, by, out, pauses)
             }
             (false, false, true) => {
-                quantize_avx512::<false, false, true>(values, k, by, out, pause)
+                quantize_avx512::<false, false, true>(values, k, by, out, pauses)
             }
             (false, true, false) => {
-                quantize_avx512::<false, true, false>(values, k, by, out, pause)
+                quantize_avx512::<false, true, false>(values, k, by, out, pauses)
             }
-            (false, true, true) => quantize_avx512::<false, true, true>(values, k, by, out, pause),
-            (true, false, _) => quantize_avx512::<true, false, false>(values, k, by, out, pause),
-            (true, true, _) => quantize_avx512::<true, true, false>(values, k, by, out, pause),
+            (false, true, true) => quantize_avx512::<false, true, true>(values, k, by, out, pauses),
+            (true, false, _) => quantize_avx512::<true, false, false>(values, k, by, out, pauses),
+            (true, true, _) => quantize_avx512::<true, true, false>(values, k, by, out, pauses),
         }
     }
 }
@@ -140,7 +139,7 @@ unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI:
     k: usize,
     by: By,
     out: &mut (impl Places + ?Sized),
-    pause: &mut dyn FnMut(),
+    pauses: &mut Pauses<'_>,
 ) -> bool {
     const UNITS: f32 = 65536.0;
     let By {
@@ -216,7 +215,6 @@ unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI:
         }
         _mm512_cmplt_epu16_mask(least, near)
     };
-    let mut pauses = Pauses { pause, since: 0 };
     for (row, values) in values.chunks_exact(k.max(1)).enumerate() {
         let (pieces, rest) = values.as_chunks::<PIECE>();
         let values_of_pieces = values.len() - rest.len();
@@ -264,25 +262,6 @@ unsafe fn quantize_avx512<const BOUNDED: bool, const UNSIGNED: bool, const VBMI:
         pauses.before(values.len() / k * columns.len());
         quantize_columns(values, k, columns, [factor, offset], always, by, out)
     })
-}
-
-/// Calls `pause` now and then.
-struct Pauses<'p> {
-    pause: &'p mut dyn FnMut(),
-    /// Values since the last time.
-    since: usize,
-}
-
-impl Pauses<'_> {
-    /// Before so many values become codes.
-    #[inline(always)]
-    fn before(&mut self, values: usize) {
-        if self.since > BETWEEN_PAUSES {
-            (self.pause)();
-            self.since = 0;
-        }
-        self.since += values;
-    }
 }
 
 /// Writes the codes of up to 16 columns, given the factor and offset of units. Whether those values are finite.

@@ -81,7 +81,31 @@ pub(super) struct By {
 }
 
 /// Values between two pauses: they become codes in less than half a microsecond, on a CPU whose matrix unit waits for them.
-pub(crate) const BETWEEN_PAUSES: usize = 6144;
+pub(super) const BETWEEN_PAUSES: usize = 6144;
+
+/// Calls something else after about every [`BETWEEN_PAUSES`] values that became codes.
+pub(crate) struct Pauses<'p> {
+    pause: &'p mut dyn FnMut(),
+    /// Values since the last time.
+    since: usize,
+}
+
+impl<'p> Pauses<'p> {
+    /// Those in which `pause` is called.
+    pub fn new(pause: &'p mut dyn FnMut()) -> Self {
+        Self { pause, since: 0 }
+    }
+
+    /// Before so many values become codes, or are looked at, which takes about as long.
+    #[inline(always)]
+    pub fn before(&mut self, values: usize) {
+        if self.since > BETWEEN_PAUSES {
+            (self.pause)();
+            self.since = 0;
+        }
+        self.since += values;
+    }
+}
 
 /// Whether values are so many that a second cache hardly holds them.
 pub(crate) fn is_far(values: &[f32]) -> bool {
@@ -91,8 +115,7 @@ pub(crate) fn is_far(values: &[f32]) -> bool {
 /// Writes the codes of rows of `k` values, with their bits in `flip` inverted, to blocks; what the last one of a row holds beyond them stays.
 ///
 /// The caller has checked `by`, and that there are as many rows and enough blocks. `far` says whether the values
-/// [are far](is_far), or belong to those that are. `pause` is called after about every [`BETWEEN_PAUSES`] values, by the vectors of CPUs
-/// that may have a matrix unit, for which it is.
+/// [are far](is_far), or belong to those that are. `pauses` are told of all values.
 pub(crate) fn quantize_rows(
     values: &[f32],
     k: usize,
@@ -100,7 +123,7 @@ pub(crate) fn quantize_rows(
     flip: u8,
     far: bool,
     mut rows: RowsMut<'_>,
-    pause: &mut dyn FnMut(),
+    pauses: &mut Pauses<'_>,
 ) -> Result<(), NotFinite> {
     let vectors = Vectors::chosen();
     let by = By {
@@ -111,9 +134,10 @@ pub(crate) fn quantize_rows(
     };
     let all_finite = match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => avx512::quantize(vectors, values, k, by, &mut rows, pause),
+        Vectors::Avx512(_) => avx512::quantize(vectors, values, k, by, &mut rows, pauses),
         _ => (values.chunks(k.max(1)).enumerate()).all(|(row, values)| {
             (values.chunks(BLOCK_CODES).enumerate()).all(|(block, values)| {
+                pauses.before(values.len());
                 let out = &mut rows.block(row, block)[..values.len()];
                 quantize_chunks(vectors, values, by, out)
             })
@@ -146,7 +170,14 @@ pub(super) fn quantize(
     };
     let all_finite = convert(way, values, out, |values, out| match vectors {
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512(_) => avx512::quantize(vectors, values, values.len(), by, out, &mut || ()),
+        Vectors::Avx512(_) => avx512::quantize(
+            vectors,
+            values,
+            values.len(),
+            by,
+            out,
+            &mut Pauses::new(&mut || ()),
+        ),
         _ => quantize_chunks(vectors, values, by, out),
     });
     if all_finite {

@@ -2,7 +2,7 @@
 
 use super::blocks::Way;
 use super::dequantize::{dequantize, from_signed, from_unsigned};
-use super::quantize::{quantize, quantize_rows};
+use super::quantize::{BETWEEN_PAUSES, quantize, quantize_rows};
 use super::range::range_of_lanes;
 use super::requantize::requantize_rows;
 use super::*;
@@ -283,15 +283,8 @@ fn long_slices_give_what_short_ones_do_and_report_the_first_value_that_has_no_co
     });
 }
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn a_conversion_that_takes_long_pauses() {
-    use super::quantize::BETWEEN_PAUSES;
-
-    // Only CPUs with these vectors have a matrix unit, for which pauses are.
-    if !matches!(Vectors::chosen(), Vectors::Avx512(_)) {
-        return;
-    }
     let by = Quantize {
         scale: 1.0,
         zero_point: 0,
@@ -311,7 +304,9 @@ fn a_conversion_that_takes_long_pauses() {
         let mut pauses = 0;
         let into = RowsMut::new(&mut blocks, rows);
         let values = vec![3.0; rows * k];
-        quantize_rows(&values, k, by, 0, false, into, &mut || pauses += 1).expect("finite");
+        let mut pause = || pauses += 1;
+        let told = &mut Pauses::new(&mut pause);
+        quantize_rows(&values, k, by, 0, false, into, told).expect("finite");
         // The loop looks after pieces of 1024 values of a row, or what is left of it.
         let (most, least) = (
             rows * k / BETWEEN_PAUSES,
@@ -352,7 +347,15 @@ fn rows_become_codes_wherever_they_end() {
                     let mut blocks = vec![Block([0x5a5a_5a5a; 64]); rows * number];
                     let mut convert = |values: &[f32]| {
                         let into = RowsMut::new(&mut blocks, rows);
-                        quantize_rows(values, k, by, flip, false, into, &mut || ())
+                        quantize_rows(
+                            values,
+                            k,
+                            by,
+                            flip,
+                            false,
+                            into,
+                            &mut Pauses::new(&mut || ()),
+                        )
                     };
                     assert_eq!(convert(&values), Ok(()));
                     // The only one that has no code is the last.

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use super::blocks::RowsMut;
+use crate::elementwise::Pauses;
 
 /// Bytes of scratch memory beyond `k`: short runs are copied in pieces of a fixed size, and may write beyond their end.
 pub const SLACK: usize = 64;
@@ -23,14 +24,13 @@ pub trait Activations: Debug + Sync {
     }
 
     /// Writes the codes of some rows where the kernel multiplies them, each with the bits of `flip` inverted, if that costs less
-    /// than taking each row and copying it there. Says whether it has done so. If it takes long it calls `pause` now and then, about
-    /// every half microsecond.
+    /// than taking each row and copying it there. Says whether it has done so. If it takes long it tells `pauses`.
     fn write(
         &self,
         _rows: Range<usize>,
         _flip: u8,
         _into: RowsMut<'_>,
-        _pause: &mut dyn FnMut(),
+        _pauses: &mut Pauses<'_>,
     ) -> bool {
         false
     }

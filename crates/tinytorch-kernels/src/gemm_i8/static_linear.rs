@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::ending::{Codes, Ending};
 use super::{PackedWeights, Requantize};
 use crate::elements;
-use crate::elementwise::{NotFinite, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows};
+use crate::elementwise::{
+    NotFinite, Pauses, Quantize, is_far, min_max, quantize_f32_i8, quantize_rows,
+};
 use crate::gemm_i8::activations::{Activations, Matrix};
 use crate::gemm_i8::block::BlockMut;
 use crate::gemm_i8::blocks::RowsMut;
@@ -180,12 +182,12 @@ impl Activations for Reals<'_> {
         rows: Range<usize>,
         flip: u8,
         into: RowsMut<'_>,
-        pause: &mut dyn FnMut(),
+        pauses: &mut Pauses<'_>,
     ) -> bool {
         let first = rows.start * self.k;
         let values = &self.x[first..rows.end * self.k];
         let far = is_far(self.x);
-        let result = quantize_rows(values, self.k, self.by, flip, far, into, pause);
+        let result = quantize_rows(values, self.k, self.by, flip, far, into, pauses);
         self.note(first, result);
         true
     }

@@ -25,6 +25,7 @@ use super::blocks::RowsMut;
 pub(super) use super::blocks::{BLOCK, Block};
 use super::ending::Ending;
 use super::lines::Lines;
+use crate::elementwise::Pauses;
 
 /// Bytes of activations that are prepared at once. The weights pass by once for each buffer, so it is large: more than half of a
 /// second cache of 1 MiB, which also holds a panel.
@@ -127,7 +128,7 @@ struct Buffers {
     blocks: Vec<Block>,
 }
 
-/// Writes the words of some rows of a task. `scratch` has room for `k + SLACK` codes; `pause` is that of [`Activations::write`].
+/// Writes the words of some rows of a task. `scratch` has room for `k + SLACK` codes; `pauses` are those of [`Activations::write`].
 ///
 /// [`Activations::write`]: super::activations::Activations::write
 pub(super) fn encode<K: Micro>(
@@ -136,13 +137,13 @@ pub(super) fn encode<K: Micro>(
     rows: Range<usize>,
     scratch: &mut [i8],
     mut into: RowsMut<'_>,
-    pause: &mut dyn FnMut(),
+    pauses: &mut Pauses<'_>,
 ) {
     let rows = task.first_row + rows.start..task.first_row + rows.end;
     if let Some(flip) = K::FLIP
         && task
             .activations
-            .write(rows.clone(), flip, into.from(0), pause)
+            .write(rows.clone(), flip, into.from(0), pauses)
     {
         return;
     }
@@ -191,7 +192,14 @@ fn run_with<K: Micro>(kernel: &K, mut task: Task<'_>, buffers: &mut Buffers) {
             let of_tile = (start - first_row) * blocks..(end - first_row) * blocks;
             let into = RowsMut::new(&mut buffers.blocks[of_tile], end - start);
             let scratch = &mut buffers.scratch;
-            encode(kernel, &task, start..end, scratch, into, &mut || ());
+            encode(
+                kernel,
+                &task,
+                start..end,
+                scratch,
+                into,
+                &mut Pauses::new(&mut || ()),
+            );
         }
         let panel = |column: usize| {
             let first = (task.first_column + column) * groups * K::CODES;

@@ -21,6 +21,7 @@ use super::beside::{Beside, Tile};
 use super::product::{Ahead, Left, Product, STEP_BYTES, Tail, multiply};
 use super::unit::{self, COLUMNS, ROWS, STEP_GROUPS, Sums};
 use crate::amx::Unit;
+use crate::elementwise::Pauses;
 use crate::gemm_i8::activations::SLACK;
 use crate::gemm_i8::blocks::{BLOCK, Block, CODES, RowsMut};
 use crate::gemm_i8::ending::Ending;
@@ -143,7 +144,8 @@ fn run_with(kernel: &Amx, mut task: Task<'_>, buffers: &mut Buffers) {
                             let into = RowsMut::new(words, height);
                             let vectors = &kernel.vectors;
                             let these = these.clone();
-                            encode(vectors, &task, these, scratch, into, &mut stay_awake);
+                            let pauses = &mut Pauses::new(&mut stay_awake);
+                            encode(vectors, &task, these, scratch, into, pauses);
                         }
                         Left::Words(words)
                     }
